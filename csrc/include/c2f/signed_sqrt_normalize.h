@@ -14,6 +14,9 @@
 //   per interaction / joint (all q of a sample):   add: sqrt(sum s^2 + l2_eps)     clamp: max(sqrt(sum s^2), l2_eps)
 //
 // Backward: gamma = sum over the scope of z * d_out (0 where clamp is active), d_p = (d_out - z * gamma) / n * slope.
+// shifted is computed as |p| / (sqrt(|p| + eps^2) + eps) for 0 < |p| < inf (no cancellation near 0) and as written at 0, inf and NaN
+// (where the quotient would be 0/0 or inf/inf): an infinite p gives s = inf, z = NaN there and 0 at finite entries of its scope.
+// smooth uses hypot(p, eps), which does not overflow, and s = p at infinity.
 // float32 arithmetic, one fixed order of sums, NaN and Inf follow IEEE: no clamping. sign(0) = 0. B, Q, D may be 0.
 #pragma once
 

@@ -1,0 +1,1 @@
+"""One file an op: schema, fake kernel, autograd and the choice of the kernel. No arithmetic."""

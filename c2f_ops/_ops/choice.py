@@ -1,0 +1,143 @@
+"""Which algorithm, which room, save or recompute: pure functions of a problem, the machine and two environment variables.
+
+Algorithm and saving are decided above the dispatcher, because they fix the number of outputs; they depend on shapes, type and device
+alone. The room is decided below it, when the kernel runs. Never on free memory, never on timing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+from .problem import Problem
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+AUTO_ORDER = {"cuda": ("cuda", "triton"), "cpu": ("cpu",)}
+ALGOS = ("auto", "fused", "chunked", "gram")
+SAVE_BUDGET_BYTES = 2**31
+
+# Flops per byte at which rebuilding a projection costs as much as writing and reading it, by operand size (spec: c > s TC / BW).
+# H200: 790 TFLOP/s at 16 bits and 50 TFLOP/s in float32 against 4.3 TB/s. On CPUs saving wins at any width.
+_RIDGE = {"cuda": {2: 184.0, 4: 12.0, 8: 12.0}}
+_GRAM_MARGIN = 0.9
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The room and algorithm that run, and why. ``skipped`` says, for each room passed over, the reason."""
+
+    backend: str
+    algo: str
+    reason: str
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def room(backend: str, op: str) -> ModuleType:
+    """The module that implements ``op`` for ``backend``."""
+    return importlib.import_module(f"c2f_ops.{backend}.{op}")
+
+
+def gram_obstacle(problem: Problem) -> str | None:
+    """Why the Gram path cannot compute ``problem``; None: it can."""
+    longest = {len(t) for t in problem.interactions}
+    if longest != {2}:
+        return "it computes interactions of length two only"
+    if problem.activation != "none":
+        return f"it has no activation, got {problem.activation}"
+    if problem.mask_grad:
+        return "it has no gradient for position weights"
+    if problem.dtype == torch.float16:
+        return "Gram matrices of float16 features leave its range"
+    return None
+
+
+def gram_cost_ratio(problem: Problem) -> float:
+    """Multiply-adds of the Gram path over those of the direct path (docs/ops/multilinear_pool.md)."""
+    length, width = problem.positions, problem.width
+    direct = length * width * sum(problem.channels)
+    pairs = [(problem.channels[x], problem.channels[y]) for x, y in problem.interactions]
+    gram = sum(length * cx * cy + cx * cy * width for cx, cy in pairs)
+    return gram / direct if direct else float("inf")
+
+
+def choose_algo(problem: Problem, algo: str) -> tuple[str, str]:
+    """Resolve ``auto`` to "gram" or "direct" (fused or chunked, as the room has it); returns it with the reason."""
+    obstacle = gram_obstacle(problem)
+    if algo == "gram":
+        if obstacle:
+            raise ValueError(f"multilinear_pool: algo='gram' cannot run here: {obstacle}")
+        return "gram", "algo='gram' was asked for"
+    if algo != "auto":
+        return algo, f"algo={algo!r} was asked for"
+    if obstacle or problem.dtype == torch.float64:
+        return "direct", "interactions need the projections" if obstacle else "float64 takes the direct reference"
+    ratio = gram_cost_ratio(problem)
+    if ratio < _GRAM_MARGIN:
+        return "gram", f"pairs only, Gram costs {ratio:.2f} of the direct path"
+    return "direct", f"pairs only, but Gram would cost {ratio:.2f} of the direct path"
+
+
+def choose_recompute(problem: Problem, recompute: bool | str) -> bool:
+    """Resolve ``recompute="auto"``: save where rebuilding costs more than the round trip and the projections fit the budget."""
+    if recompute != "auto":
+        return bool(recompute)
+    size = problem.dtype.itemsize
+    ridge = _RIDGE.get(problem.device.type, {}).get(size, 0.0)
+    factors = len(problem.channels)
+    worth = sum(problem.channels) > factors * size * ridge
+    return not (worth and factors * problem.batch * problem.positions * problem.width * size <= SAVE_BUDGET_BYTES)
+
+
+def choose_backend(problem: Problem, backend: str, algo: str) -> Choice:
+    """The room that runs ``problem``. ``backend`` "auto" honours C2F_BACKEND; a room that lacks an option hands over.
+
+    Raises:
+        RuntimeError: the backend asked for is not available on this machine, and why.
+    """
+    if algo == "gram":
+        return Choice("reference", "gram", "plain torch on any device")
+    wish = wanted_backend(backend)
+    if wish == "reference":
+        return Choice("reference", "chunked", "backend='reference' was asked for")
+    if wish != "auto" and (missing := room(wish, problem.op).unavailable()):
+        raise RuntimeError(f"{problem.op}: backend={wish!r} is not available: {missing}")
+
+    skipped: list[tuple[str, str]] = []
+    for name in (wish,) if wish != "auto" else AUTO_ORDER.get(problem.device.type, ()):
+        why = _obstacle(name, problem, algo, automatic=wish == "auto")
+        if why is None:
+            reason = f"backend={name!r} was asked for" if wish == name else "first that can"
+            return Choice(name, room(name, problem.op).algorithm(problem, algo), reason, tuple(skipped))
+        skipped.append((name, why))
+    if algo == "fused":
+        raise ValueError(
+            f"{problem.op}: algo='fused' cannot run here: " + "; ".join(f"{n}: {why}" for n, why in skipped)
+        )
+    return Choice("reference", "chunked", "plain torch takes what no kernel does", tuple(skipped))
+
+
+def wanted_backend(backend: str) -> str:
+    """``backend``, or for "auto" what C2F_BACKEND names."""
+    if backend != "auto":
+        return backend
+    named = os.environ.get("C2F_BACKEND") or "auto"
+    if named not in ("auto", *BACKENDS):
+        raise ValueError(f"C2F_BACKEND: must be one of {('auto', *BACKENDS)}, got {named!r}")
+    return named
+
+
+def _obstacle(name: str, problem: Problem, algo: str, *, automatic: bool) -> str | None:
+    module = room(name, problem.op)
+    missing = module.unavailable()
+    if missing:
+        return missing
+    if problem.dtype == torch.float64:
+        return "float64 is the reference's"
+    if problem.mask_grad:
+        return "the gradient of position weights is the reference's"
+    unsupported = module.unsupported(problem, algo)
+    return module.unvalidated(problem) if automatic and not unsupported else unsupported

@@ -1,0 +1,63 @@
+"""The printable summary of one `multilinear_pool` call: what kernel choices and plans may depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Sizes and kinds of one call, no tensors.
+
+    ``layout`` is "positions" where positions are contiguous (NCHW maps), "channels" where channels are (NHWC, NLC), else "strided".
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+    positions: int
+    width: int
+    channels: tuple[int, ...]
+    interactions: tuple[tuple[int, ...], ...]
+    activation: str = "none"
+    mask: str = "none"
+    mask_grad: bool = False
+    layout: str = "positions"
+    op: str = "multilinear_pool"
+
+    @classmethod
+    def of(
+        cls,
+        features: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        mask: Tensor | None,
+        interactions: Sequence[Sequence[int]],
+        activation: str,
+        mask_grad: bool = False,
+    ) -> Problem:
+        """Summary of operands as a room receives them: features ``[B, L, C_m]``, weights ``[C_m, D]``."""
+        first = features[0]
+        return cls(
+            device=first.device,
+            dtype=first.dtype,
+            batch=first.shape[0],
+            positions=first.shape[1],
+            width=weights[0].shape[1],
+            channels=tuple(x.shape[2] for x in features),
+            interactions=tuple(tuple(t) for t in interactions),
+            activation=activation,
+            mask="none" if mask is None else "bool" if mask.dtype == torch.bool else "float",
+            mask_grad=mask_grad,
+            layout=layout_of(first),
+        )
+
+
+def layout_of(x: Tensor) -> str:
+    """Which dimension of a feature ``[B, L, C]`` is contiguous."""
+    if x.stride(1) == 1:
+        return "positions"
+    return "channels" if x.stride(2) == 1 else "strided"

@@ -1,0 +1,88 @@
+"""`c2f_ops::signed_sqrt_normalize`: schema, fake, autograd, kernel choice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .choice import AUTO_ORDER, room, wanted_backend
+from .library import define, without_autocast
+
+_OPTIONS = "str sqrt_mode, float sqrt_eps, str norm_scope, str l2_mode, float l2_eps"
+
+define("signed_sqrt_normalize", f"(Tensor p, {_OPTIONS}, str backend) -> Tensor")
+define("signed_sqrt_normalize_bwd", f"(Tensor d_out, Tensor p, {_OPTIONS}, str backend) -> Tensor")
+
+
+def choose(p: Tensor, backend: str) -> str:
+    """The room for p: the one asked for, or the first that is available and validated; float64 is the reference's."""
+    wish = wanted_backend(backend)
+    if p.dtype == torch.float64 or wish == "reference":
+        return "reference"
+    if wish != "auto":
+        if missing := room(wish, "signed_sqrt_normalize").unavailable():
+            raise RuntimeError(f"signed_sqrt_normalize: backend={wish!r} is not available: {missing}")
+        return wish
+    for name in AUTO_ORDER.get(p.device.type, ()):
+        module = room(name, "signed_sqrt_normalize")
+        if not module.unavailable() and not module.unvalidated(p.device):
+            return name
+    return "reference"
+
+
+def forward(p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, out_dtype, backend) -> Tensor:
+    """z from p ``[B, Q, D]`` in the room ``backend``, resolved."""
+    kernel = room(backend, "signed_sqrt_normalize").signed_sqrt_normalize_fwd
+    return kernel(p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, out_dtype)
+
+
+def backward(d_out, p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend) -> Tensor:
+    """d_p from d_out and p, both ``[B, Q, D]``, in the room ``backend``, resolved."""
+    kernel = room(backend, "signed_sqrt_normalize").signed_sqrt_normalize_bwd
+    return kernel(d_out, p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
+
+
+@torch.library.impl("c2f_ops::signed_sqrt_normalize", "CompositeExplicitAutograd")
+@without_autocast
+def _forward(p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend):
+    return forward(p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, p.dtype, choose(p, backend))
+
+
+@torch.library.impl("c2f_ops::signed_sqrt_normalize_bwd", "CompositeExplicitAutograd")
+@without_autocast
+def _backward(d_out, p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend):
+    return backward(d_out.contiguous(), p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, choose(p, backend))
+
+
+@torch.library.register_fake("c2f_ops::signed_sqrt_normalize")
+def _forward_fake(p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend):
+    return p.new_empty(p.shape)
+
+
+@torch.library.register_fake("c2f_ops::signed_sqrt_normalize_bwd")
+def _backward_fake(d_out, p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend):
+    return p.new_empty(p.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    p, *options = inputs
+    ctx.save_for_backward(p)
+    ctx.options = options
+
+
+def _autograd(ctx, d_out):
+    (p,) = ctx.saved_tensors
+    sqrt_mode, *_ = ctx.options
+    if torch.is_grad_enabled():
+        if sqrt_mode == "caffe":
+            raise RuntimeError(
+                "signed_sqrt_normalize: sqrt_mode='caffe' is not twice differentiable (its backward is not the derivative of its "
+                "forward); use sqrt_mode='shifted' for second derivatives"
+            )
+        d_p = room("reference", "signed_sqrt_normalize").signed_sqrt_normalize_bwd(d_out, p, *ctx.options[:-1])
+    else:
+        d_p = torch.ops.c2f_ops.signed_sqrt_normalize_bwd(d_out, p, *ctx.options)
+    return (d_p, *[None] * len(ctx.options))
+
+
+torch.library.register_autograd("c2f_ops::signed_sqrt_normalize", _autograd, setup_context=_setup_context)

@@ -1,0 +1,485 @@
+"""Public functions: check arguments, settle types (autocast once, here), make one op call."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._ops import multilinear_pool as _pool_op
+from ._ops import signed_sqrt_normalize as _norm_op  # noqa: F401  (registers the op)
+from ._ops.choice import ALGOS, BACKENDS, choose_algo, choose_backend, choose_recompute, room
+from ._ops.problem import Problem
+
+MLP = ((0, 1), (0, 2), (1, 2), (0, 1, 2))
+"""Three pairs and the trilinear term: Coarse-to-Fine Grained Classification (SIGIR 2019), eq. (6)."""
+HBP = ((0, 1), (0, 2), (1, 2))
+"""Three pairs: Hierarchical Bilinear Pooling (ECCV 2018)."""
+FBP = ((0, 1),)
+"""One pair: factorized bilinear pooling."""
+TRILINEAR = ((0, 1, 2),)
+"""One triple: Coarse-to-Fine Grained Classification (SIGIR 2019), eq. (5)."""
+
+MAX_FACTORS = 4
+MAX_DEGREE = 4
+
+_LAYOUTS = {"NCHW": 4, "NHWC": 4, "NLC": 3}
+_ACTIVATIONS = ("none", "relu", "tanh")
+_POOLINGS = ("sum", "mean")
+_SQRT_MODES = ("shifted", "caffe", "plus_eps", "smooth", "none")
+_NORM_SCOPES = ("interaction", "joint", "none")
+_L2_MODES = ("add", "clamp")
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+_decomposed = False
+
+
+@contextlib.contextmanager
+def decomposed() -> Iterator[None]:
+    """Compute with plain torch operations instead of the `c2f_ops` ops, for exporters that know nothing of them (ONNX)."""
+    global _decomposed
+    before, _decomposed = _decomposed, True
+    try:
+        yield
+    finally:
+        _decomposed = before
+
+
+def multilinear_pool(
+    features: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None = None,
+    *,
+    interactions: Sequence[Sequence[int]] = MLP,
+    layout: str = "NCHW",
+    num_prefix_tokens: int = 0,
+    mask: Tensor | None = None,
+    activation: str = "none",
+    pooling: str = "sum",
+    sqrt_mode: str = "shifted",
+    sqrt_eps: float = 0.03,
+    norm_scope: str = "interaction",
+    l2_mode: str = "add",
+    l2_eps: float = 1e-7,
+    algo: str = "auto",
+    recompute: bool | str = "auto",
+    backend: str = "auto",
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Project M feature maps, multiply them position by position, sum over positions, take signed square root and L2 norm.
+
+        U_m = act(X_m W_m + b_m)        p_q = sum_i w_i prod_{m in T_q} U_m[i]        out = concat_q ssqrt(p_q) / |ssqrt(p_q)|
+
+    Args:
+        features: M tensors, 1 to 4: ``[B, C_m, H, W]`` ("NCHW", also channels_last), ``[B, H, W, C_m]`` ("NHWC") or
+            ``[B, L, C_m]`` ("NLC"). float64, float32, bfloat16 or float16. The same tensor may appear more than once.
+        weights: M projections ``[C_m, D]``.
+        biases: None, or M entries ``[D]`` or None; used in float32.
+        interactions: Tuples of 1 to 4 factor indices, repetition allowed; order within a tuple does not matter, order of tuples is
+            the order of the output blocks. Every factor must be used.
+        layout: Layout of the features: "NCHW", "NHWC" or "NLC".
+        num_prefix_tokens: Leading tokens to drop ("NLC" only), class and register tokens, say.
+        mask: ``[B, L]``; bool selects positions (an excluded one does not exist, NaN there has no effect), float weights them (finite,
+            not negative; differentiable).
+        activation: "none", "relu" or "tanh", on the projections.
+        pooling: "sum" or "mean" over positions. Defined on the sum and scaled at the end, so they differ only with
+            ``norm_scope="none"``: by ``N^(-1/2)`` for the square-root modes, ``1/N`` for ``sqrt_mode="none"``.
+        sqrt_mode: "shifted" ``sign(p) (sqrt(|p| + eps^2) - eps)``; "caffe" (HBP's layer: no offset forward, offset backward);
+            "plus_eps" ``sign(p) sqrt(|p| + eps)``; "smooth" ``p (p^2 + eps^2)^(-1/4)``; "none".
+        sqrt_eps: Offset of the square root, in the units of its mode.
+        norm_scope: L2 norm over each "interaction", over all of a sample ("joint"), or "none".
+        l2_mode: "add" ``sqrt(sum s^2 + eps)`` or "clamp" ``max(sqrt(sum s^2), eps)``.
+        l2_eps: Epsilon of the norm.
+        algo: "auto", "fused", "chunked" or "gram" (pairs only, through channel-by-channel Gram matrices).
+        recompute: True rebuilds the projections in the backward, False saves them in the operand type, "auto" by cost and size.
+        backend: "auto", "reference", "cpu", "triton" or "cuda". C2F_BACKEND sets what "auto" means.
+        out_dtype: Type of the result; default the promoted type of features and weights, float32 under autocast.
+
+    Returns:
+        ``[B, len(interactions) * D]``, contiguous.
+
+    Raises:
+        ValueError: an argument has a wrong shape, device or value; the message names it, what was expected and what came.
+        TypeError: an argument has a wrong type.
+        RuntimeError: the backend asked for is not available here; the message says why.
+
+    Source: Coarse-to-Fine Grained Classification (SIGIR 2019), eq. (3) to (6); Hierarchical Bilinear Pooling (ECCV 2018).
+    """
+    call = _prepare(
+        features,
+        weights,
+        biases,
+        interactions,
+        layout,
+        num_prefix_tokens,
+        mask,
+        activation,
+        pooling,
+        algo,
+        recompute,
+        backend,
+        out_dtype,
+    )
+    _check_norm("multilinear_pool", sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
+    rescaled = pooling == "mean" and norm_scope == "none"
+    op_dtype = _wide(call.features[0].dtype) if rescaled else call.out_dtype
+    norm = (sqrt_mode, float(sqrt_eps), norm_scope, l2_mode, float(l2_eps))
+    if _decomposed or torch.onnx.is_in_onnx_export():
+        out = _plain(call, activation, norm).to(op_dtype)
+    else:
+        out = torch.ops.c2f_ops.multilinear_pool(
+            call.features,
+            call.weights,
+            call.biases,
+            call.mask,
+            _pool_op.encode(call.interactions),
+            activation,
+            *norm,
+            call.algo,
+            backend,
+            call.save,
+            op_dtype,
+        )[0]
+    if rescaled:
+        out = (out * _mean_scale(call, sqrt_mode)).to(call.out_dtype)
+    return out
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How one call would run here. ``str()`` gives it line by line."""
+
+    problem: Problem
+    backend: str
+    algo: str
+    recompute: bool
+    reason: str
+    skipped: tuple[tuple[str, str], ...]
+    plan: str
+
+    def __str__(self) -> str:
+        saving = "projections rebuilt in the backward" if self.recompute else "projections saved"
+        lines = [f"multilinear_pool: backend {self.backend}, algo {self.algo}, {saving}", f"  why: {self.reason}"]
+        lines += [f"  not {name}: {why}" for name, why in self.skipped]
+        return "\n".join(lines + ([f"  plan: {self.plan}"] if self.plan else []))
+
+
+def explain(
+    features: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None = None,
+    *,
+    interactions: Sequence[Sequence[int]] = MLP,
+    layout: str = "NCHW",
+    num_prefix_tokens: int = 0,
+    mask: Tensor | None = None,
+    activation: str = "none",
+    algo: str = "auto",
+    recompute: bool | str = "auto",
+    backend: str = "auto",
+) -> Explanation:
+    """Say which backend and algorithm `multilinear_pool` would take for these arguments, and why; computes nothing.
+
+    Arguments and errors are those of `multilinear_pool`; only what may change the choice is accepted.
+    """
+    call = _prepare(
+        features,
+        weights,
+        biases,
+        interactions,
+        layout,
+        num_prefix_tokens,
+        mask,
+        activation,
+        "sum",
+        algo,
+        recompute,
+        backend,
+        None,
+    )
+    choice = choose_backend(call.problem, backend, call.algo)
+    saves = choice.algo != "gram" and not choose_recompute(call.problem, recompute)
+    plan = (
+        ""
+        if choice.backend == "reference"
+        else room(choice.backend, "multilinear_pool").describe(call.problem, choice.algo)
+    )
+    reason = f"{choice.reason}; {call.algo_reason}"
+    return Explanation(call.problem, choice.backend, choice.algo, not saves, reason, choice.skipped, plan)
+
+
+def signed_sqrt_normalize(
+    p: Tensor,
+    *,
+    sqrt_mode: str = "shifted",
+    sqrt_eps: float = 0.03,
+    norm_scope: str = "interaction",
+    l2_mode: str = "add",
+    l2_eps: float = 1e-7,
+    backend: str = "auto",
+) -> Tensor:
+    """Signed square root and L2 normalisation, the epilogue of `multilinear_pool` alone.
+
+    Args:
+        p: ``[B, Q, D]``; float64, float32, bfloat16 or float16 (computed in float32).
+        sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend: as for `multilinear_pool`.
+
+    Returns:
+        ``[B, Q, D]`` in p's type, contiguous.
+
+    Raises:
+        ValueError: an argument has a wrong shape or value.
+        TypeError: p is not a floating-point tensor.
+    """
+    _check_norm("signed_sqrt_normalize", sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
+    _check_choice("signed_sqrt_normalize", "backend", backend, ("auto", *BACKENDS))
+    _check_tensor("signed_sqrt_normalize", "p", p, 3)
+    wide = p.to(_wide(p.dtype)).contiguous()
+    norm = (sqrt_mode, float(sqrt_eps), norm_scope, l2_mode, float(l2_eps))
+    if _decomposed or torch.onnx.is_in_onnx_export():
+        return room("reference", "signed_sqrt_normalize").signed_sqrt_normalize_fwd(wide, *norm, p.dtype)
+    return torch.ops.c2f_ops.signed_sqrt_normalize(wide, *norm, backend).to(p.dtype)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Checked and converted arguments of one call."""
+
+    features: list[Tensor]  # [B, L, C_m] views
+    weights: list[Tensor]
+    biases: list[Tensor]  # M or none
+    mask: Tensor | None
+    interactions: tuple[tuple[int, ...], ...]
+    problem: Problem
+    algo: str
+    algo_reason: str
+    save: bool
+    out_dtype: torch.dtype
+
+
+def _prepare(
+    features: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None,
+    interactions: Sequence[Sequence[int]],
+    layout: str,
+    num_prefix_tokens: int,
+    mask: Tensor | None,
+    activation: str,
+    pooling: str,
+    algo: str,
+    recompute: bool | str,
+    backend: str,
+    out_dtype: torch.dtype | None,
+) -> _Call:
+    op = "multilinear_pool"
+    _check_choice(op, "layout", layout, tuple(_LAYOUTS))
+    _check_choice(op, "activation", activation, _ACTIVATIONS)
+    _check_choice(op, "pooling", pooling, _POOLINGS)
+    _check_choice(op, "algo", algo, ALGOS)
+    _check_choice(op, "backend", backend, ("auto", *BACKENDS))
+    if recompute not in (True, False, "auto"):
+        raise ValueError(f"{op}: recompute must be True, False or 'auto', got {recompute!r}")
+    if out_dtype is not None and out_dtype not in _DTYPES:
+        raise TypeError(f"{op}: out_dtype must be one of {_names(_DTYPES)}, got {out_dtype}")
+
+    features, weights = _check_operands(features, weights, layout)
+    tuples = _check_interactions(interactions, len(features))
+    maps = [_positions_first(x, layout) for x in features]
+    maps = _drop_prefix(maps, layout, num_prefix_tokens)
+    batch, length, _ = maps[0].shape
+    for m, x in enumerate(maps):
+        if x.shape[0] != batch or x.shape[1] != length:
+            raise ValueError(
+                f"{op}: features[{m}] must have B={batch} samples of L={length} positions like features[0], "
+                f"got B={x.shape[0]}, L={x.shape[1]}"
+            )
+
+    autocast = _autocast_dtype(maps[0].device)
+    operands = [t if autocast is None or t.dtype == torch.float64 else t.to(autocast) for t in (*maps, *weights)]
+    dtype = operands[0].dtype
+    for t in operands[1:]:
+        dtype = torch.promote_types(dtype, t.dtype)
+    operands = [t.to(dtype) for t in operands]
+    maps, weights = operands[: len(maps)], operands[len(maps) :]
+    checked_biases = _check_biases(biases, weights, _wide(dtype))
+    checked_mask = _check_mask(mask, maps[0], _wide(dtype))
+
+    mask_grad = checked_mask is not None and checked_mask.requires_grad and torch.is_grad_enabled()
+    problem = Problem.of(maps, weights, checked_mask, tuples, activation, mask_grad)
+    resolved, reason = choose_algo(problem, algo)
+    wants_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (*operands, *checked_biases))
+    save = wants_grad and resolved != "gram" and not choose_recompute(problem, recompute)
+    if out_dtype is None:
+        out_dtype = torch.float32 if autocast is not None and dtype != torch.float64 else dtype
+    return _Call(maps, weights, checked_biases, checked_mask, tuples, problem, resolved, reason, save, out_dtype)
+
+
+def _check_operands(
+    features: Sequence[Tensor], weights: Sequence[Tensor], layout: str
+) -> tuple[list[Tensor], list[Tensor]]:
+    op = "multilinear_pool"
+    for name, value in (("features", features), ("weights", weights)):
+        if isinstance(value, Tensor) or not isinstance(value, Sequence):
+            raise TypeError(f"{op}: {name} must be a sequence of tensors, got {type(value).__name__}")
+    if not 1 <= len(features) <= MAX_FACTORS:
+        raise ValueError(f"{op}: features must hold 1 to {MAX_FACTORS} tensors, got {len(features)}")
+    if len(weights) != len(features):
+        raise ValueError(
+            f"{op}: weights must hold one tensor for each of the {len(features)} features, got {len(weights)}"
+        )
+    for m, (x, w) in enumerate(zip(features, weights, strict=True)):
+        _check_tensor(op, f"features[{m}]", x, _LAYOUTS[layout], f" for layout {layout!r}")
+        _check_tensor(op, f"weights[{m}]", w, 2)
+        channels = x.shape[1 if layout == "NCHW" else -1]
+        if w.shape[0] != channels or w.shape[1] != weights[0].shape[1]:
+            expected = (channels, weights[0].shape[1])
+            raise ValueError(f"{op}: weights[{m}] must have shape [C_m, D] = {_shape(expected)}, got {_shape(w.shape)}")
+        for name, t in ((f"features[{m}]", x), (f"weights[{m}]", w)):
+            if t.device != features[0].device:
+                raise ValueError(f"{op}: {name} must be on {features[0].device} like features[0], got {t.device}")
+    return list(features), list(weights)
+
+
+def _check_interactions(interactions: Sequence[Sequence[int]], count: int) -> tuple[tuple[int, ...], ...]:
+    op = "multilinear_pool"
+    try:
+        tuples = tuple(tuple(int(i) for i in t) for t in interactions)
+    except TypeError as error:
+        raise TypeError(
+            f"{op}: interactions must be a sequence of tuples of factor indices, got {interactions!r}"
+        ) from error
+    if not tuples:
+        raise ValueError(f"{op}: interactions must hold at least one tuple, got none")
+    for q, t in enumerate(tuples):
+        if not 1 <= len(t) <= MAX_DEGREE:
+            raise ValueError(f"{op}: interactions[{q}] must have 1 to {MAX_DEGREE} indices, got {t}")
+        if any(not 0 <= i < count for i in t):
+            raise ValueError(f"{op}: interactions[{q}] must index the {count} features (0 to {count - 1}), got {t}")
+    unused = sorted(set(range(count)) - {i for t in tuples for i in t})
+    if unused:
+        raise ValueError(f"{op}: interactions must use every feature, got none that uses features{unused}")
+    return tuples
+
+
+def _positions_first(x: Tensor, layout: str) -> Tensor:
+    """View as ``[B, L, C]``; copies (once) only what no view of that form can express."""
+    if layout == "NCHW":
+        return x.flatten(2).transpose(1, 2)
+    return x.flatten(1, 2) if layout == "NHWC" else x
+
+
+def _drop_prefix(maps: list[Tensor], layout: str, count: int) -> list[Tensor]:
+    op = "multilinear_pool"
+    if count == 0:
+        return maps
+    if layout != "NLC":
+        raise ValueError(f"{op}: num_prefix_tokens must be 0 for layout {layout!r}, got {count}")
+    shortest = min(x.shape[1] for x in maps)
+    if not 0 < count <= shortest:
+        raise ValueError(
+            f"{op}: num_prefix_tokens must be between 0 and the {shortest} tokens of features, got {count}"
+        )
+    return [x[:, count:] for x in maps]
+
+
+def _check_biases(biases: Sequence[Tensor | None] | None, weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """M biases in ``dtype``, or none at all; a missing one among present ones becomes zeros."""
+    op = "multilinear_pool"
+    if biases is None:
+        return []
+    if isinstance(biases, Tensor) or not isinstance(biases, Sequence):
+        raise TypeError(f"{op}: biases must be None or a sequence of tensors or None, got {type(biases).__name__}")
+    if len(biases) != len(weights):
+        raise ValueError(f"{op}: biases must hold one entry for each of the {len(weights)} features, got {len(biases)}")
+    if all(b is None for b in biases):
+        return []
+    out = []
+    for m, (b, w) in enumerate(zip(biases, weights, strict=True)):
+        if b is None:
+            out.append(w.new_zeros(w.shape[1], dtype=dtype))
+            continue
+        _check_tensor(op, f"biases[{m}]", b, 1)
+        if b.shape[0] != w.shape[1]:
+            raise ValueError(f"{op}: biases[{m}] must have shape [D] = {_shape(w.shape[1:])}, got {_shape(b.shape)}")
+        if b.device != w.device:
+            raise ValueError(f"{op}: biases[{m}] must be on {w.device} like features[0], got {b.device}")
+        out.append(b.to(dtype).contiguous())
+    return out
+
+
+def _check_mask(mask: Tensor | None, x: Tensor, dtype: torch.dtype) -> Tensor | None:
+    op = "multilinear_pool"
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{op}: mask must be a bool or floating-point tensor, got {got}")
+    if mask.ndim != 2 or mask.shape[0] != x.shape[0] or mask.shape[1] != x.shape[1]:
+        raise ValueError(f"{op}: mask must have shape [B, L] = {_shape(x.shape[:2])}, got {_shape(mask.shape)}")
+    if mask.device != x.device:
+        raise ValueError(f"{op}: mask must be on {x.device} like features[0], got {mask.device}")
+    return mask.contiguous() if mask.dtype == torch.bool else mask.to(dtype).contiguous()
+
+
+def _check_norm(op: str, sqrt_mode: str, sqrt_eps: float, norm_scope: str, l2_mode: str, l2_eps: float) -> None:
+    _check_choice(op, "sqrt_mode", sqrt_mode, _SQRT_MODES)
+    _check_choice(op, "norm_scope", norm_scope, _NORM_SCOPES)
+    _check_choice(op, "l2_mode", l2_mode, _L2_MODES)
+    for name, value in (("sqrt_eps", sqrt_eps), ("l2_eps", l2_eps)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{op}: {name} must be finite and not negative, got {value!r}")
+
+
+def _check_choice(op: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{op}: {name} must be one of {allowed}, got {value!r}")
+
+
+def _check_tensor(op: str, name: str, value: Tensor, ndim: int, why: str = "") -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+    if value.dtype not in _DTYPES:
+        raise TypeError(f"{op}: {name} must be one of {_names(_DTYPES)}, got {value.dtype}")
+    if value.ndim != ndim:
+        raise ValueError(f"{op}: {name} must have {ndim} dimensions{why}, got shape {_shape(value.shape)}")
+
+
+def _names(dtypes: Sequence[torch.dtype]) -> str:
+    return ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "[" + ", ".join(str(s) for s in sizes) + "]"
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    if device.type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def _mean_scale(call: _Call, sqrt_mode: str) -> Tensor:
+    """``[B, 1]``: ``1 / N`` without square root, ``N^(-1/2)`` with one; 0 where no position is left."""
+    x = call.features[0]
+    if call.mask is None:
+        count = torch.full((x.shape[0], 1), x.shape[1], dtype=_wide(x.dtype), device=x.device)
+    else:
+        count = call.mask.to(_wide(x.dtype)).sum(1, keepdim=True)
+    safe = torch.where(count > 0, count, 1.0)
+    return torch.where(count > 0, 1.0 / safe if sqrt_mode == "none" else safe.rsqrt(), 0.0)
+
+
+def _plain(call: _Call, activation: str, norm: tuple[str, float, str, str, float]) -> Tensor:
+    """The same result from plain torch operations."""
+    biases = call.biases or [None] * len(call.features)
+    pool = room("reference", "multilinear_pool").multilinear_pool_fwd
+    p, _ = pool(call.features, call.weights, biases, call.mask, call.interactions, activation, False)
+    return room("reference", "signed_sqrt_normalize").signed_sqrt_normalize_fwd(p, *norm, p.dtype).flatten(1)
