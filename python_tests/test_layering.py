@@ -24,7 +24,7 @@ LAYERS = [
     {"functional"},
     {"_ops"},
     {"cpu", "cuda", "triton"},
-    {"_chunked", "_native"},
+    {"_chunked", "_native", "problem"},
     {"reference"},
     {"_version"},
 ]
@@ -34,9 +34,9 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FUNCTIONAL = LEVEL["functional"]
 # Exact lists where a layer is too coarse.
 ONLY = {
-    "cpu": {"_native"},
-    "cuda": {"_native", "_chunked"},
-    "triton": {"_chunked"},
+    "cpu": {"_native", "problem"},
+    "cuda": {"_native", "_chunked", "problem"},
+    "triton": {"_chunked", "problem"},
     "_native": {"_version"},
     "reference": set(),
 }
@@ -55,7 +55,9 @@ def name_of(path):
 
 
 def room_of(dotted):
-    """`c2f_ops.models.mlph` -> "models", `c2f_ops` itself -> "__init__"."""
+    """`c2f_ops.models.mlph` -> "models", `c2f_ops` -> "__init__"; what ops hand to rooms is a room of its own."""
+    if dotted == "c2f_ops._ops.problem":
+        return "problem"
     return (*dotted.split("."), "__init__")[1]
 
 
@@ -155,9 +157,9 @@ SOURCES = sorted(p for p in CSRC.rglob("*") if p.suffix in {".h", ".cpp", ".cu",
 # Folder -> folders of ours it may include from; cpu_features.h is the one header of csrc/cpu that bindings show.
 OURS = {
     "include": {"include"},
-    "plan": {"include", "plan"},
     "cpu": {"include", "cpu"},
-    "cuda": {"include", "cuda"},
+    "plan": {"include", "plan", "cpu"},
+    "cuda": {"include", "cuda", "plan"},
     "bindings": {"include", "bindings", "cpu/cpu_features.h"},
 }
 STANDARD = r"[a-z_]+"  # <vector>, <cstdint>
