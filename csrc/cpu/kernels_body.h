@@ -214,7 +214,7 @@ void finish_grad(const float* u, int rows, const float* w, int activation, float
       Vec x = load(g + offset);
       if (w != nullptr) x *= w[i];
       if (activation == kActivationTanh) x *= 1.0f - load(u + offset) * load(u + offset);
-      if (activation == kActivationRelu) x = load(u + offset) > 0.0f ? x : Vec{};
+      if (activation == kActivationRelu) x = load(u + offset) <= 0.0f ? Vec{} : x;
       store(x, g + offset);
       total[j] += x;
     }
