@@ -12,6 +12,9 @@
 
 namespace c2f {
 
+void bind_multilinear_pool_cpu(pybind11::module_& m);
+void bind_signed_sqrt_normalize_cpu(pybind11::module_& m);
+
 // Call with the GIL held. Python sees RuntimeError.
 inline void throw_if_error(const Status& status) {
   if (!status.ok()) throw std::runtime_error(status.message());

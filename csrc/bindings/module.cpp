@@ -60,4 +60,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "Version, commit, compilers, instruction sets and CUDA architectures of this build.");
   m.def("cpu_features", &cpu_features, "Features that processor and operating system allow, name -> bool.");
   m.def("cpu_isa", [] { return c2f::isa_name(c2f::cpu_isa()); }, "Instruction set of the CPU kernels; C2F_CPU_ISA forces one.");
+
+  c2f::bind_multilinear_pool_cpu(m);
+  c2f::bind_signed_sqrt_normalize_cpu(m);
 }

@@ -103,7 +103,8 @@ struct MultilinearPoolCpuPlan {
   int32_t block_l = 0;         // positions of one register tile
   int32_t block_d = 0;         // outputs of one register tile
   int64_t unit_d = 0;          // outputs of one unit of work: its packed weights stay in L2
-  int64_t chunk_d = 0;         // outputs of one pass of the backward
+  int64_t chunk_d = 0;         // outputs of one step of the backward
+  int64_t chunk_b = 0;         // samples of one pass of the backward
   int64_t fwd_scratch_bytes = 0;  // for the whole call, all threads
   int64_t bwd_scratch_bytes = 0;
 };
