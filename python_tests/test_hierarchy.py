@@ -210,8 +210,9 @@ def test_from_csv_filters_and_renames(tmp_path):
     ],
 )
 def test_warnings(make, message):
-    with pytest.warns(HierarchyWarning, match=re.escape(message)):
+    with pytest.warns(HierarchyWarning, match=re.escape(message)) as caught:
         make()
+    assert {warning.filename for warning in caught} == {__file__}  # the line of the caller, not one of the package
 
 
 def test_balanced_tree_does_not_warn(recwarn):
