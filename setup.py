@@ -24,22 +24,24 @@ def choice(name):
 NATIVE, CUDA = choice("C2F_NATIVE"), choice("C2F_CUDA")
 if NATIVE == "off" and CUDA == "require":
     sys.exit("c2f_ops: C2F_CUDA=require needs native code, but C2F_NATIVE=off")
+os.environ["PATH"] += os.pathsep + sysconfig.get_path(
+    "scripts"
+)  # cmake and ninja of an environment that is not activated
 
 
 def run(*command):
     """Run and echo a command; return None, or one line of why it failed."""
-    lines = []
+    if not shutil.which(command[0]):
+        return f"{command[0]} was not found"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line)
-    first = next((i for i, line in enumerate(lines) if re.search(r"error|FAILED", line, re.IGNORECASE)), -4)
-    return " ".join("".join(lines[first:]).split())[:240] or str(command) if process.returncode else None
+        lines = [print(line, end="", flush=True) or line for line in process.stdout]
+    first = next((i for i, line in enumerate(lines) if re.search("error", line, re.IGNORECASE)), -4)
+    return " ".join("".join(lines[first:]).split())[:240] or f"{command[0]} failed" if process.returncode else None
 
 
 class Build(build):
     def run(self):
-        shutil.rmtree(Path(self.build_lib, "c2f_ops"), ignore_errors=True)  # nothing of an earlier build is packed
+        shutil.rmtree(Path(self.build_lib, "c2f_ops"), ignore_errors=True)  # pack nothing of an earlier build
         super().run()
 
 
@@ -52,7 +54,7 @@ class BuildNative(build_ext):
         failure = self.cmake(CUDA)
         if failure and CUDA == "auto":
             print(f"c2f_ops: WARNING: trying again without CUDA: {failure}", file=sys.stderr)
-            failure = self.cmake("off", f"-DC2F_CUDA_NOTE=did not compile: {failure}")
+            failure = self.cmake("off", f"-DC2F_CUDA_NOTE=it did not build: {failure}")
         if failure and "require" in (NATIVE, CUDA):
             sys.exit(f"c2f_ops: C2F_NATIVE={NATIVE}, C2F_CUDA={CUDA}: {failure}")
         if failure:
@@ -62,26 +64,21 @@ class BuildNative(build_ext):
     def cmake(self, cuda, *options):
         import pybind11
 
-        folder, target = Path(self.build_temp, "cmake"), Path(self.get_ext_fullpath("c2f_ops._C"))
+        folder, target = Path(self.build_temp, "cmake").resolve(), Path(self.get_ext_fullpath("c2f_ops._C")).resolve()
         shutil.rmtree(folder, ignore_errors=True)  # a kept CMakeCache.txt points into an earlier, deleted environment
-        tools = {name: shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts")) for name in ("cmake", "ninja")}
-        if None in tools.values():
-            return f"cmake and ninja are needed, found {tools}"
-        archs = os.environ.get("C2F_CUDA_ARCHS")
-        options += (f"-DC2F_CUDA_ARCHS={re.sub('[, ]+', ';', archs)}",) if archs else ()
-        # fmt: off
-        return run(tools["cmake"], "-S", str(Path(__file__).resolve().parent), "-B", str(folder), "-G", "Ninja",
-                   f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}", f"-DPython_EXECUTABLE={sys.executable}",
-                   f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DC2F_CUDA={cuda}",
-                   f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.resolve().parent}", *options,
-                   ) or run(tools["cmake"], "--build", str(folder))
-        # fmt: on
+        options += (f"-DC2F_CUDA={cuda}", f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}")
+        options += (f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}")
+        if archs := os.environ.get("C2F_CUDA_ARCHS"):
+            options += (f"-DC2F_CUDA_ARCHS={re.sub('[, ]+', ';', archs)}",)
+        return run("cmake", "-S", ".", "-B", str(folder), "-G", "Ninja", *options) or run(
+            "cmake", "--build", str(folder)
+        )
 
 
 class Wheel(bdist_wheel):
     def run(self):
         self.run_command("build")
-        self.root_is_pure = not self.distribution.has_ext_modules()  # known only after the build: py3-none-any
+        self.root_is_pure = not self.distribution.has_ext_modules()  # known after the build: py3-none-any without _C
         super().run()
 
 

@@ -7,6 +7,7 @@ find_program(C2F_NVDISASM nvdisasm HINTS ${CUDAToolkit_BIN_DIR} ${triton_dir}/ba
 
 set(inspect_dir ${CMAKE_BINARY_DIR}/inspect)
 file(MAKE_DIRECTORY ${inspect_dir})
+file(GLOB_RECURSE inspect_headers CONFIGURE_DEPENDS csrc/*.h csrc/*.cuh)
 set(reports "")
 foreach(source ${cuda_sources})
   get_filename_component(name ${source} NAME_WE)
@@ -20,7 +21,7 @@ foreach(source ${cuda_sources})
     if(C2F_NVDISASM)
       set(disassemble COMMAND ${C2F_NVDISASM} -c ${stem}.cubin > ${stem}.sass)
     endif()
-    add_custom_command(OUTPUT ${stem}.ptxas.txt DEPENDS ${source}
+    add_custom_command(OUTPUT ${stem}.ptxas.txt DEPENDS ${source} ${inspect_headers}
       COMMAND ${CMAKE_CUDA_COMPILER} -std=c++17 -O3 -DNDEBUG --expt-relaxed-constexpr -I${PROJECT_SOURCE_DIR}/csrc/include
               -I${PROJECT_SOURCE_DIR}/csrc -cubin -arch=sm_${arch} -Xptxas=-v -o ${stem}.cubin ${source} > ${stem}.ptxas.txt 2>&1
       ${disassemble} VERBATIM)

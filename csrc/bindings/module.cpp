@@ -4,6 +4,7 @@
 #include <string>
 
 #include "bindings/bindings.h"
+#include "build_facts.h"
 #include "cpu/cpu_features.h"
 
 namespace py = pybind11;
@@ -18,9 +19,9 @@ std::string compiler_name() {
 #endif
 }
 
-// What this file was built from and for; the macros come from CMakeLists.txt.
+// What this module was built from and for.
 py::dict build_info() {
-  const auto split = [](const char* words) { return *words ? py::str(words).attr("split")(",") : py::list(); };
+  const auto split = [](const char* words) { return *words ? py::str(words).attr("split")(";") : py::list(); };
   py::dict info;
   info["version"] = C2F_VERSION;
   info["commit"] = C2F_COMMIT;
