@@ -70,9 +70,8 @@ class BuildNative(build_ext):
         options += (f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}")
         if archs := os.environ.get("C2F_CUDA_ARCHS"):
             options += (f"-DC2F_CUDA_ARCHS={re.sub('[, ]+', ';', archs)}",)
-        return run("cmake", "-S", ".", "-B", str(folder), "-G", "Ninja", *options) or run(
-            "cmake", "--build", str(folder)
-        )
+        failure = run("cmake", "-S", ".", "-B", str(folder), "-G", "Ninja", *options)
+        return failure or run("cmake", "--build", str(folder))
 
 
 class Wheel(bdist_wheel):
