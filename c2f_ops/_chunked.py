@@ -287,8 +287,9 @@ def _grad_scale(
                 if factor == m:
                     total = total + math.prod((largest[f] for i, f in enumerate(factors) if i != k), start=torch.ones_like(top))
         reach.append(top * total)
-    exponent = torch.floor(15 - torch.log2(torch.stack(reach))).clamp(-120, 120)
-    return torch.exp2(torch.where(exponent.abs() < 120, exponent, 0))
+    exponent = torch.floor(15 - torch.log2(torch.stack(reach)))
+    exponent = torch.where(exponent.isfinite(), exponent.clamp(-120, 120), 0)
+    return ((exponent.int() + 127) << 23).view(torch.float32)  # the float32 bits of 2 ** exponent: exact
 
 
 def _finite_abs(x: Tensor) -> Tensor:
