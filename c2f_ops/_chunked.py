@@ -88,9 +88,10 @@ def chunked_bwd(
     chunk_d: int,
     chunk_b: int | None = None,
 ) -> Grads:
-    """Return (d_features, d_weights, d_biases, d_mask); ``projections`` as saved by the forward, or empty: recomputed.
+    """Return (d_features, d_weights, d_biases, None); ``projections`` as saved by the forward, or empty: recomputed.
 
-    d_features is summed over column chunks and d_weights over samples in float32, and rounded once.
+    d_features is summed over column chunks and d_weights over samples in float32, and rounded once. The gradient of position
+    weights is the reference's.
     """
     M = len(features)
     B, L, _ = features[0].shape
@@ -104,13 +105,14 @@ def chunked_bwd(
         for w, need in zip(weights, need_w, strict=True)
     ]
     d_biases = [torch.zeros_like(bias) if need else None for bias, need in zip(biases, need_b, strict=True)]
-    d_mask = torch.zeros_like(mask) if needs[3 * M] else None
     empty = B == 0 or L == 0 or D == 0
 
     dense = [_select(_gemm_ready(x), mask) for x in features]
     for rows in [] if empty else _spans(B, chunk_b or B):
         x_rows, mask_rows, d_p_rows = [x[rows] for x in dense], None if mask is None else mask[rows], d_p[rows]
-        sums = [torch.zeros_like(x, dtype=torch.float32) if need else None for x, need in zip(x_rows, need_x, strict=True)]
+        sums = [
+            torch.zeros_like(x, dtype=torch.float32) if need else None for x, need in zip(x_rows, need_x, strict=True)
+        ]
         buffers = [] if projections else _buffers(dense, rows, min(chunk_d, D))
         for columns in _spans(D, chunk_d):
             if projections:
@@ -123,7 +125,16 @@ def chunked_bwd(
             if features[0].dtype == torch.float16:
                 grad_scale = _grad_scale(chunk, raw_biases, d_p_rows, mask_rows, columns, interactions, activation)
             grads, d_bias = hadamard_grad(
-                chunk, raw_biases, d_p_rows, mask_rows, interactions, activation, columns.start, need_g, grad_scale, need_b
+                chunk,
+                raw_biases,
+                d_p_rows,
+                mask_rows,
+                interactions,
+                activation,
+                columns.start,
+                need_g,
+                grad_scale,
+                need_b,
             )
             for m, g in enumerate(grads):
                 inverse = None if grad_scale is None else 1 / grad_scale[m]
@@ -133,13 +144,11 @@ def chunked_bwd(
                     _add_weight_grad(d_weights[m][:, columns], x_rows[m], g, inverse)
                 if d_biases[m] is not None:
                     d_biases[m][columns] += d_bias[m].sum(0)
-            if d_mask is not None:
-                _add_mask_grad(d_mask[rows], chunk, raw_biases, d_p_rows, columns, interactions, activation)
         for d_x, total in zip(d_features, sums, strict=True):
             if d_x is not None:
                 d_x[rows] = total
     d_weights = [None if d_w is None else d_w.to(w.dtype) for d_w, w in zip(d_weights, weights, strict=True)]
-    return d_features, d_weights, d_biases, d_mask
+    return d_features, d_weights, d_biases, None
 
 
 def _spans(size: int, step: int) -> Iterator[slice]:
@@ -153,7 +162,7 @@ def _buffers(features: Sequence[Tensor], rows: slice, width: int) -> list[Tensor
 
 def _gemm_ready(x: Tensor) -> Tensor:
     """``x`` itself where a GEMM can read it in place (channels or positions contiguous), else a contiguous copy."""
-    B, L, C = x.shape
+    _, L, C = x.shape
     if (x.stride(2) == 1 and x.stride(1) >= C) or (x.stride(1) == 1 and x.stride(2) >= L):
         return x
     return x.contiguous()
@@ -225,33 +234,6 @@ def _add_weight_grad(total: Tensor, x: Tensor, g: Tensor, inverse: Tensor | None
     _add(total, term, inverse)
 
 
-def _activated(u: Tensor, bias: Tensor | None, columns: slice, activation: str) -> Tensor:
-    u = u.float()
-    if bias is not None:
-        u = u + bias[columns]
-    return u.relu() if activation == "relu" else u.tanh() if activation == "tanh" else u
-
-
-def _add_mask_grad(
-    d_mask: Tensor,
-    chunk: Sequence[Tensor],
-    biases: Sequence[Tensor | None] | None,
-    d_p: Tensor,
-    columns: slice,
-    interactions: Interactions,
-    activation: str,
-) -> None:
-    """``d_mask[b,i] += sum_{q,j} d_p[b,q,j] * prod_k U_{T_q[k]}[b,i,j]`` over the columns of the chunk."""
-    u = list(chunk) if biases is None else [
-        _activated(x, bias, columns, activation) for x, bias in zip(chunk, biases, strict=True)
-    ]
-    for q, factors in enumerate(interactions):
-        product = d_p[:, q, None, columns]
-        for m in factors:
-            product = product * u[m]
-        d_mask += product.sum(2)
-
-
 def _grad_scale(
     chunk: Sequence[Tensor],
     biases: Sequence[Tensor | None] | None,
@@ -285,7 +267,9 @@ def _grad_scale(
         for factors in interactions:
             for k, factor in enumerate(factors):
                 if factor == m:
-                    total = total + math.prod((largest[f] for i, f in enumerate(factors) if i != k), start=torch.ones_like(top))
+                    total = total + math.prod(
+                        (largest[f] for i, f in enumerate(factors) if i != k), start=torch.ones_like(top)
+                    )
         reach.append(top * total)
     exponent = torch.floor(15 - torch.log2(torch.stack(reach)))
     exponent = torch.where(exponent.isfinite(), exponent.clamp(-120, 120), 0)
