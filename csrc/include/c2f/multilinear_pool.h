@@ -166,7 +166,7 @@ struct HadamardArgs {
   const float* d_p = nullptr;             // [B, Q, D]
   void* grads[kMaxFactors] = {};          // G_m, [B, L, width] contiguous, `dtype`, null: not wanted
   const float* grad_scale = nullptr;      // [M], in device memory: G_m is stored times grad_scale[m]; null: times 1
-  float* d_biases[kMaxFactors] = {};      // [B, D] partial sums per sample, summed over b in order by the caller; null: not wanted
+  float* d_biases[kMaxFactors] = {};      // [B, width] sums over positions, unscaled; the caller sums over b; null: not wanted
 };
 Status launch_hadamard_reduce(const HadamardArgs& args, void* stream);
 Status launch_hadamard_grad(const HadamardArgs& args, void* stream);
