@@ -16,6 +16,12 @@ __device__ __forceinline__ float warp_sum(float value) {
   return value;
 }
 
+// Sum over four neighbouring lanes; each of them gets it.
+__device__ __forceinline__ float quad_sum(float value) {
+  value += __shfl_xor_sync(kFullWarp, value, 1);
+  return value + __shfl_xor_sync(kFullWarp, value, 2);
+}
+
 // Sum over a block of kWarps full warps; every thread gets it. `shared` holds kWarps floats.
 template <int kWarps>
 __device__ __forceinline__ float block_sum(float value, float* shared) {
