@@ -38,7 +38,7 @@ def test_tree() -> None:
         children = np.bincount(PARENTS[k], minlength=len(NAMES[k - 1]))
         assert children.min() >= 2 and children.max() <= 4
     assert all(name.endswith("idae") for name in FAMILIES)
-    assert all(name.split()[0] == GENERA[parent] for name, parent in zip(NAMES[2], PARENTS[2]))
+    assert all(name.split()[0] == GENERA[parent] for name, parent in zip(NAMES[2], PARENTS[2], strict=True))
 
 
 def test_siblings_differ_in_marks_only_and_genera_in_pattern() -> None:
@@ -99,7 +99,8 @@ def test_labels_are_balanced_shuffled_and_consistent() -> None:
 
 
 def test_seeds_and_splits_are_disjoint_streams() -> None:
-    streams = [generate_birds(40, size=16, seed=seed, split=split)[0] for seed in (0, 1) for split in ("train", "val", "test")]
+    keys = [(seed, split) for seed in (0, 1) for split in ("train", "val", "test")]
+    streams = [generate_birds(40, size=16, seed=seed, split=split)[0] for seed, split in keys]
     pictures = {bytes(picture.numpy().tobytes()) for stream in streams for picture in stream}
     assert len(pictures) == 40 * len(streams)
 
@@ -107,7 +108,7 @@ def test_seeds_and_splits_are_disjoint_streams() -> None:
 def test_sizes_show_the_same_scene() -> None:
     small, _ = generate_birds(10, size=64, seed=5)
     large, _ = generate_birds(10, size=192, seed=5)
-    for s, b in zip(small, large):
+    for s, b in zip(small, large, strict=True):
         difference = shrink(s.numpy(), 32) - shrink(b.numpy(), 32)
         assert difference.abs().mean() < 3
 
@@ -115,10 +116,10 @@ def test_sizes_show_the_same_scene() -> None:
 def silhouette(family: str, seed: int) -> np.ndarray:
     """Mask of the whole bird on a 32 x 32 grid, without any scene."""
     frame, anatomy = Frame(32, scale=0.95), BUILDERS[family](Pose(np.random.default_rng(seed)))
-    wings = [bone for wing in anatomy.wings for bone in wing.feathers]
+    feathers = anatomy.far_wing + [feather for wing in anatomy.wings for feather in wing.feathers]
     mask = np.zeros((32, 32))
-    for bone in anatomy.body + anatomy.bill + anatomy.tail + anatomy.legs + anatomy.far_wing + wings:
-        f = frame.field([bone])
+    for bones in [anatomy.body, *feathers] + [[bone] for bone in anatomy.bill + anatomy.tail + anatomy.legs]:
+        f = frame.field(bones)
         mask[f.where] = np.maximum(mask[f.where], frame.coverage(f.distance))
     return mask
 
