@@ -74,11 +74,13 @@ def resize_uint8(images: Tensor, size: tuple[int, int], mode: str = "bilinear") 
         out = batch.new_empty((*batch.shape[:2], *size))
     elif batch.device.type != "cpu":
         out = _resize_in_float(batch, size, mode)
-    elif batch.shape[1] == 3 and 1 not in size:
-        out = F.interpolate(batch, size=size, mode=mode, antialias=True)
-    else:  # the 8-bit kernel fails on other numbers of channels and on outputs of one pixel, but never on single planes
+    elif (
+        1 in size
+    ):  # torch's kernel stops with an internal error on colour images with one pixel to fill, not on planes
         planes = batch.flatten(0, 1)[:, None]
         out = F.interpolate(planes, size=size, mode=mode, antialias=True).view(*batch.shape[:2], *size)
+    else:
+        out = F.interpolate(batch, size=size, mode=mode, antialias=True)
     return out if images.ndim == 4 else out[0]
 
 
