@@ -67,7 +67,8 @@ def measure(
     timings = interleave(runs, device=device, seconds=seconds)
     chosen = explain(*tensors, interactions=INTERACTIONS[interactions], layout=case.layout, backend=backend, algo=algo)
     limit = max(
-        case.flops(interactions, backward=backward) / limits.gemm, case.minimum_bytes(interactions, kind.itemsize) / limits.copy
+        case.flops(interactions, backward=backward) / limits.gemm,
+        case.minimum_bytes(interactions, kind.itemsize) / limits.copy,
     )
     return Row(
         case=case.name,

@@ -30,7 +30,12 @@ class Timing:
 
 
 def interleave(
-    contenders: dict[str, Callable[[], object]], *, device: str = "cpu", seconds: float = 10.0, least: int = 5, most: int = 200
+    contenders: dict[str, Callable[[], object]],
+    *,
+    device: str = "cpu",
+    seconds: float = 10.0,
+    least: int = 5,
+    most: int = 200,
 ) -> dict[str, Timing]:
     """Time callables in turns until ``seconds`` are spent, each at least ``least`` and at most ``most`` times, after one warm-up."""
     for run in contenders.values():

@@ -55,7 +55,9 @@ def _step(
         offs_c, offs_d, offs_l = offs_c.to(tl.int64), offs_d.to(tl.int64), offs_l.to(tl.int64)
     wide_c = tl.cast(c, tl.int64)
     x = load_tile(x_ptr + wide_c * stride_c + (offs_c[:, None] * stride_c + offs_l[None, :] * stride_l), keep_c, keep_l)
-    w = load_tile(w_ptr + wide_c * w_stride_c + (offs_d[:, None] * w_stride_d + offs_c[None, :] * w_stride_c), keep_d, keep_c)
+    w = load_tile(
+        w_ptr + wide_c * w_stride_c + (offs_d[:, None] * w_stride_d + offs_c[None, :] * w_stride_c), keep_d, keep_c
+    )
     return tl.dot(w, x, acc, input_precision=PRECISION)
 
 

@@ -20,7 +20,14 @@ def signed_sqrt_normalize_fwd(
     if p.numel():
         rows, length = _rows(p, norm_scope)
         epilogue_kernels.signed_sqrt_normalize_fwd_kernel[(rows,)](
-            p.contiguous(), out, length, sqrt_eps, l2_eps, SQRT_MODE=sqrt_mode, L2_MODE=_l2(norm_scope, l2_mode), **_tiles(length)
+            p.contiguous(),
+            out,
+            length,
+            sqrt_eps,
+            l2_eps,
+            SQRT_MODE=sqrt_mode,
+            L2_MODE=_l2(norm_scope, l2_mode),
+            **_tiles(length),
         )
     return out
 
