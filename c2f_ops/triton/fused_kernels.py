@@ -97,7 +97,7 @@ def _project(
         if biases[m] is None:
             accs = accs + (tl.zeros([BLOCK_D, BLOCK_L], tl.float32),)
         else:
-            bias = tl.load(biases[m] + d + tl.arange(0, BLOCK_D), mask=keep_d, other=0.0)
+            bias = tl.load(biases[m] + d + tl.arange(0, BLOCK_D), mask=keep_d)
             accs = accs + (tl.zeros([BLOCK_D, BLOCK_L], tl.float32) + bias[:, None],)
 
     us = ()
@@ -175,9 +175,11 @@ def _pool_tile(
         wide = wide + (us[m].to(tl.float32),)
     selected = keep_l
     if MASK != "none":
-        weight = tl.load(mask_ptr + b * L + first + offs_l, mask=keep_l, other=0)
+        weight = tl.load(mask_ptr + b * L + first + offs_l, mask=keep_l)
         if MASK == "bool":
             selected = weight != 0
+            if TAIL:
+                selected = selected & keep_l
     added = ()
     for q in tl.static_range(len(INTERACTIONS)):
         product = product_of(wide, INTERACTIONS[q], -1)

@@ -161,11 +161,11 @@ def hadamard_grad_kernel(
     for q in tl.static_range(len(INTERACTIONS)):
         ptrs = d_p_ptr + (b * len(INTERACTIONS) + q) * D + first + offs_d
         d_ps = d_ps + (tl.load(ptrs, mask=keep_d, other=0.0)[None, :],)
+    wanted = ()
     sums = ()
     for m in tl.static_range(len(projections)):
-        if d_biases[m] is None:
-            sums = sums + (None,)
-        else:
+        if d_biases[m] is not None:
+            wanted = wanted + (d_biases[m],)
             sums = sums + (tl.zeros([BLOCK_L, BLOCK_D], tl.float32),)
 
     for start in range(0, L, BLOCK_L):
@@ -178,9 +178,7 @@ def hadamard_grad_kernel(
         weight, keep = _position_weights(mask_ptr, rows, keep_l, MASK)
         added = ()
         for m in tl.static_range(len(projections)):
-            if grads[m] is None and d_biases[m] is None:
-                added = added + (None,)
-            else:
+            if grads[m] is not None or d_biases[m] is not None:
                 g = tl.zeros([BLOCK_L, BLOCK_D], tl.float32)
                 for q in tl.static_range(len(INTERACTIONS)):
                     for k in tl.static_range(len(INTERACTIONS[q])):
@@ -194,16 +192,13 @@ def hadamard_grad_kernel(
                     g = g * weight[:, None]
                 g = tl.where(keep[:, None], _activation_grad(us[m], g, ACTIVATION), 0.0)
                 if grads[m] is not None:
-                    ptrs = grads[m] + rows[:, None] * width + offs_d[None, :]
+                    g_ptrs = grads[m] + rows[:, None] * width + offs_d[None, :]
                     scaled = g
                     if scale_ptr is not None:
                         scaled = g * tl.load(scale_ptr + m)
-                    tl.store(ptrs, scaled.to(grads[m].dtype.element_ty), mask=keep_l[:, None] & keep_d[None, :])
-                if d_biases[m] is None:
-                    added = added + (None,)
-                else:
-                    added = added + (sums[m] + g,)
+                    tl.store(g_ptrs, scaled.to(grads[m].dtype.element_ty), mask=keep_l[:, None] & keep_d[None, :])
+                if d_biases[m] is not None:
+                    added = added + (sums[len(added)] + g,)
         sums = added
-    for m in tl.static_range(len(projections)):
-        if d_biases[m] is not None:
-            tl.store(d_biases[m] + b * width + offs_d, tl.sum(sums[m], axis=0), mask=keep_d)
+    for k in tl.static_range(len(wanted)):
+        tl.store(wanted[k] + b * width + offs_d, tl.sum(sums[k], axis=0), mask=keep_d)

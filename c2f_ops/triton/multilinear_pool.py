@@ -40,21 +40,38 @@ class FusedPlan:
     stages: int
 
 
-# What bench/bench_multilinear_pool.py measures; `fused_plan` holds its outcome.
+# Candidates on Hopper and Blackwell (228 KiB of shared memory), largest tile first; a benchmark passes them to `fused_fwd`.
 FUSED_CANDIDATES = (
+    FusedPlan(block_d=128, block_l=128, block_c=64, joint=True, warps=8, stages=3),
+    FusedPlan(block_d=128, block_l=128, block_c=64, joint=True, warps=8, stages=2),
     FusedPlan(block_d=128, block_l=128, block_c=64, joint=False, warps=8, stages=3),
-    FusedPlan(block_d=128, block_l=64, block_c=64, joint=False, warps=8, stages=3),
+    FusedPlan(block_d=128, block_l=64, block_c=64, joint=True, warps=8, stages=3),
+    FusedPlan(block_d=128, block_l=64, block_c=64, joint=True, warps=8, stages=2),
     FusedPlan(block_d=128, block_l=64, block_c=32, joint=True, warps=8, stages=3),
-    FusedPlan(block_d=64, block_l=64, block_c=64, joint=False, warps=4, stages=3),
+    FusedPlan(block_d=128, block_l=64, block_c=64, joint=False, warps=8, stages=3),
     FusedPlan(block_d=64, block_l=64, block_c=32, joint=False, warps=4, stages=3),
 )
 
 
-def fused_plan(problem: Problem) -> FusedPlan:
-    """The tiles for ``problem``: a static table over type and sizes."""
+def fused_plan(problem: Problem, save: bool, capability: tuple[int, int] = (9, 0)) -> FusedPlan:
+    """The tiles for ``problem``: the largest that compile without spilled registers (python_tests/ops/test_triton_aot.py)."""
     if problem.dtype == torch.float32:
-        return FusedPlan(block_d=64, block_l=64, block_c=32, joint=False, warps=8, stages=2)
-    return FUSED_CANDIDATES[1]
+        return FusedPlan(block_d=64, block_l=64, block_c=16, joint=False, warps=8, stages=3)
+    factors = len(problem.channels)
+    contiguous = (problem.positions,) if problem.layout == "positions" else problem.channels
+    if problem.width % 16 or any(n % 4 for n in contiguous):
+        return FUSED_CANDIDATES[7]  # narrow loads take registers for their addresses
+    if capability[0] not in (9, 10) or len(set(problem.channels)) > 1:
+        return FUSED_CANDIDATES[7] if save else FUSED_CANDIDATES[6]
+    if save:  # so does the transpose before the store
+        return FUSED_CANDIDATES[5] if factors <= 3 else FUSED_CANDIDATES[7]
+    if factors == 4:
+        return FUSED_CANDIDATES[4]
+    if capability[0] == 9 and factors <= 2:
+        return FUSED_CANDIDATES[0]
+    if capability[0] == 9 and problem.layout == "positions" and problem.positions % 8 == 0:
+        return FUSED_CANDIDATES[1]
+    return FUSED_CANDIDATES[3]
 
 
 def chunk_sizes(problem: Problem) -> tuple[int, int]:
@@ -90,7 +107,7 @@ def algorithm(problem: Problem, algo: str = "direct") -> str:
 def describe(problem: Problem, algo: str = "direct") -> str:
     """The plan for ``problem`` and its reason, printable."""
     name, reason = _algorithm(problem, algo)
-    plan = str(fused_plan(problem)) if name == "fused" else "chunk_d={}, chunk_b={}".format(*chunk_sizes(problem))
+    plan = str(_plan(problem, False)) if name == "fused" else "chunk_d={}, chunk_b={}".format(*chunk_sizes(problem))
     return f"triton {name} ({reason}): {plan}"
 
 
@@ -121,7 +138,7 @@ def multilinear_pool_fwd(
     """features ``M x [B, L, C_m]``, weights ``M x [C_m, D]`` -> p ``[B, Q, D]`` and, if ``save``, M projections ``[B, L, D]``."""
     problem = Problem.of(features, weights, mask, interactions, activation)
     if algorithm(problem, algo) == "fused":
-        return fused_fwd(features, weights, biases, mask, interactions, activation, save, fused_plan(problem))
+        return fused_fwd(features, weights, biases, mask, interactions, activation, save, _plan(problem, save))
     chunk_d, chunk_b = chunk_sizes(problem)
     return _chunked.chunked_fwd(
         features,
@@ -303,6 +320,12 @@ def hadamard_grad(
         num_warps=8,
     )
     return grads, d_biases
+
+
+def _plan(problem: Problem, save: bool) -> FusedPlan:
+    if problem.device.type != "cuda":
+        return fused_plan(problem, save)
+    return fused_plan(problem, save, torch.cuda.get_device_capability(problem.device))
 
 
 def _tf32_allowed() -> bool:
