@@ -17,14 +17,14 @@ CSRC = Path(__file__).parents[1] / "csrc"
 
 # Top to bottom. A module imports from lower lines and from its own line, below `functional` only from lower lines.
 LAYERS = [
-    {"cli"},
+    {"cli", "bench"},
     {"training", "estimators"},
     {"models", "data", "losses", "metrics"},
     {"nn", "hierarchy", "_hierarchy_tables", "_hierarchy_checks", "relations"},
     {"functional"},
     {"_ops"},
     {"cpu", "cuda", "triton"},
-    {"_chunked", "_native", "problem"},
+    {"_chunked", "_encoding", "_native", "problem"},
     {"reference"},
     {"_version"},
 ]
@@ -34,8 +34,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FUNCTIONAL = LEVEL["functional"]
 # Exact lists where a layer is too coarse.
 ONLY = {
-    "cpu": {"_native", "problem"},
-    "cuda": {"_native", "_chunked", "problem"},
+    "cpu": {"_encoding", "_native", "problem"},
+    "cuda": {"_chunked", "_encoding", "_native", "problem"},
     "triton": {"_chunked", "problem"},
     "_native": {"_version"},
     "reference": set(),
