@@ -250,10 +250,10 @@ def _grad_scale(
 ) -> Tensor:
     """Powers of two ``[M]`` that bring G_m of one chunk to the range of float16.
 
-    ``S_m = 2 ** floor(log2(2 ** 15 / (A * R_m)))`` with A the largest |d_p| (times the largest position weight) and
-    R_m the sum over leave-one-out products of the largest |U|. The largest raw |U| plus the largest |bias| bounds |U| before
-    the activation, which never enlarges it. Values that are not finite do not count: one bad sample must not cost
-    others their gradient. A chunk has one factor for all samples, because d_weights sums over them.
+    ``S_m = 2 ** floor(log2(2 ** 15 / (A * R_m)))`` with A the largest |d_p| (times the largest position weight) and R_m
+    the sum over leave-one-out products of the largest |U|. The largest raw |U| plus the largest |bias| bounds |U|
+    before the activation, which never enlarges it. Values that are not finite do not count: one bad sample must not
+    cost others their gradient. A chunk has one factor for all samples, because d_weights sums over them.
     """
     largest = []
     for m, u in enumerate(chunk):

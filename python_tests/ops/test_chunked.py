@@ -133,10 +133,11 @@ def test_against_reference(dtype, name, mask, interactions, activation, save):
         assert relative_error(actual, expected) <= TOLERANCES[dtype]["grad"]
 
 
-@pytest.mark.parametrize("name", ["channels", "positions", "prefix"])
+@pytest.mark.parametrize("name", ["channels", "positions", "prefix", "sliced"])
 def test_reads_features_in_place(name):
     x = problem(torch.float32, name=name)[0][0]
-    assert _chunked._gemm_ready(x) is x
+    ready = _chunked._gemm_ready(x)
+    assert ready.is_contiguous() if name == "sliced" else ready is x
 
 
 @pytest.mark.parametrize("which", range(6))
