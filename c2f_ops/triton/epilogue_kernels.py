@@ -1,4 +1,5 @@
-"""Triton kernels of signed_sqrt_normalize: one program a scope, which is a contiguous row. Importing this module needs Triton."""
+# mypy: ignore-errors
+"""Triton kernels of signed_sqrt_normalize: one program a scope, which is a row. Importing this module needs Triton."""
 
 import triton
 import triton.language as tl

@@ -1,7 +1,8 @@
-"""Element-wise Triton kernels of multilinear_pool, over projections that a GEMM made, and the pieces the fused kernel shares.
+# mypy: ignore-errors
+"""Element-wise Triton kernels of multilinear_pool over projections that a GEMM made, and what the fused kernel shares.
 
-Tiles are ``[BLOCK_L, BLOCK_D]``, positions by outputs. One program owns (sample, outputs) and walks over all positions, so sums have
-one fixed order and no atomics. Importing this module needs Triton; the launchers import it when they run.
+Tiles are ``[BLOCK_L, BLOCK_D]``, positions by outputs. One program owns (sample, outputs) and walks over all positions,
+so sums have one fixed order and no atomics. Importing this module needs Triton; the launchers do when they run.
 """
 
 import triton
@@ -20,6 +21,7 @@ def _tanh(x):
 
 @triton.jit
 def activate(x, ACTIVATION: tl.constexpr):
+    """Apply "none", "relu" or "tanh"."""
     if ACTIVATION == "relu":
         x = tl.where(x < 0, 0.0, x)  # NaN stays NaN
     elif ACTIVATION == "tanh":

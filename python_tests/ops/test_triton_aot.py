@@ -1,7 +1,8 @@
 """Ahead-of-time compilation of every Triton kernel for sm_80, sm_90 and sm_100: needs Triton, no GPU.
 
-The launchers run on meta tensors with a recorder in the place of the kernel, and what they would launch is compiled with the
-specialisation that Triton's own launch derives. What is kept: no register spills, shared memory that fits, tensor core instructions.
+The launchers run on meta tensors with a recorder in place of the kernel, and what they would launch is compiled with
+the specialisation that Triton's own launch derives. What is kept: no register spills, shared memory that fits, tensor
+core instructions.
 """
 
 import functools
@@ -93,7 +94,8 @@ def resources(compiled) -> tuple[int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+        command = [tool, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack, local = (int(re.search(rf"{key}:(\d+)", text).group(1)) for key in ("REG", "STACK", "LOCAL"))
     return registers, stack + local
 
@@ -127,7 +129,7 @@ def test_fused_forward(monkeypatch, capability, layout, save):
     plan = pool.fused_plan(problem_of(features, weights), save, divmod(capability, 10))
     launch = functools.partial(pool.fused_fwd, features, weights, biases, None, MLP, "none", save, plan)
     compiled = compile_launch(record(monkeypatch, fused_kernels, "multilinear_pool_fwd_kernel", launch), capability)
-    # the save variant of sm_100 keeps 16 bytes on the stack around its transposed store, outside of the loop over channels
+    # saving on sm_100 keeps 16 bytes on the stack around the transposed store, outside of the loop over channels
     check(compiled, capability, spill_limit=16 if save and capability == 100 else 0)
     instruction = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}[capability]
     assert instruction in compiled.asm["ptx"]
@@ -170,30 +172,33 @@ def test_fused_forward_float32(monkeypatch, tf32):
     assert ("tf32" in compiled.asm["ptx"]) == tf32
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [(80, torch.float16), (90, torch.float16), (90, torch.float32), (100, torch.float16)])
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [(80, torch.float16), (90, torch.float16), (90, torch.float32), (100, torch.float16)]
+)
 def test_hadamard(monkeypatch, capability, dtype):
     u = [torch.empty(8, 784, 1024, device="meta", dtype=dtype)] * 3
     biases, mask = [torch.empty(8192, device="meta")] * 3, torch.empty(8, 784, device="meta")
     p, scale = torch.empty(8, 4, 8192, device="meta"), torch.empty(3, device="meta")
     launch = functools.partial(pool.hadamard_reduce, u, biases, mask, MLP, "tanh", p, 1024)
-    check(compile_launch(record(monkeypatch, hadamard_kernels, "hadamard_reduce_kernel", launch), capability), capability)
+    recorder = record(monkeypatch, hadamard_kernels, "hadamard_reduce_kernel", launch)
+    check(compile_launch(recorder, capability), capability)
     for needs, want_bias in (([True] * 3, [True] * 3), ([True, False, True], [False, True, False])):
         launch = functools.partial(pool.hadamard_grad, u, biases, p, mask, MLP, "tanh", 1024, needs, scale, want_bias)
-        check(compile_launch(record(monkeypatch, hadamard_kernels, "hadamard_grad_kernel", launch), capability), capability)
+        recorder = record(monkeypatch, hadamard_kernels, "hadamard_grad_kernel", launch)
+        check(compile_launch(recorder, capability), capability)
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_epilogue(monkeypatch, capability):
     p, d_out = torch.empty(8, 4, 8192, device="meta"), torch.empty(8, 4, 8192, device="meta", dtype=torch.bfloat16)
     options = "smooth", 0.03, "joint", "clamp", 1e-12
-    launches = {
-        "signed_sqrt_normalize_fwd_kernel": functools.partial(epilogue.signed_sqrt_normalize_fwd, p, *options, torch.bfloat16),
-        "signed_sqrt_normalize_bwd_kernel": functools.partial(epilogue.signed_sqrt_normalize_bwd, d_out, p, *options),
-    }
-    for name, launch in launches.items():
+    forward = functools.partial(epilogue.signed_sqrt_normalize_fwd, p, *options, torch.bfloat16)
+    backward = functools.partial(epilogue.signed_sqrt_normalize_bwd, d_out, p, *options)
+    for name, launch in (("fwd", forward), ("bwd", backward)):
+        recorder = record(monkeypatch, epilogue_kernels, f"signed_sqrt_normalize_{name}_kernel", launch)
         # sm_100 keeps the arguments on the stack, stored once, around the subroutine of the exact square root
         limit = 16 if capability == 100 else 0
-        check(compile_launch(record(monkeypatch, epilogue_kernels, name, launch), capability), capability, limit)
+        check(compile_launch(recorder, capability), capability, limit)
 
 
 def test_grid_of_a_large_batch(monkeypatch):
