@@ -24,7 +24,8 @@ LAYERS = [
     {"functional"},
     {"_ops"},
     {"cpu", "cuda", "triton"},
-    {"_chunked", "_encoding", "_native", "problem"},
+    {"_chunked", "_encoding", "_native", "_validated"},
+    {"problem"},
     {"reference"},
     {"_version"},
 ]
@@ -35,8 +36,8 @@ FUNCTIONAL = LEVEL["functional"]
 # Exact lists where a layer is too coarse.
 ONLY = {
     "cpu": {"_encoding", "_native", "problem"},
-    "cuda": {"_chunked", "_encoding", "_native", "problem"},
-    "triton": {"_chunked", "problem"},
+    "cuda": {"_chunked", "_encoding", "_native", "_validated", "problem"},
+    "triton": {"_chunked", "_validated", "problem"},
     "_native": {"_version"},
     "reference": set(),
 }
