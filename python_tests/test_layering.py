@@ -17,16 +17,15 @@ CSRC = Path(__file__).parents[1] / "csrc"
 
 # Top to bottom. A module imports from lower lines and from its own line, below `functional` only from lower lines.
 LAYERS = [
-    {"cli", "bench"},
+    {"cli"},
     {"training", "estimators"},
     {"models", "data", "losses", "metrics"},
     {"nn", "hierarchy", "_hierarchy_tables", "_hierarchy_checks", "relations"},
     {"functional"},
     {"_ops"},
     {"cpu", "cuda", "triton"},
-    {"_chunked", "_encoding", "_native", "_validated"},
-    {"problem"},
-    {"reference"},
+    {"_chunked", "_encoding", "_validated", "_native"},
+    {"problem", "reference"},
     {"_version"},
 ]
 # These look at everything: public names, the report on the installation, the tools of the tests.
@@ -35,8 +34,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FUNCTIONAL = LEVEL["functional"]
 # Exact lists where a layer is too coarse.
 ONLY = {
-    "cpu": {"_encoding", "_native", "problem"},
-    "cuda": {"_chunked", "_encoding", "_native", "_validated", "problem"},
+    "cpu": {"_native", "_encoding", "problem"},
+    "cuda": {"_native", "_encoding", "_chunked", "_validated", "problem"},
     "triton": {"_chunked", "_validated", "problem"},
     "_native": {"_version"},
     "reference": set(),
