@@ -83,12 +83,12 @@ def test_reference_case_keeps_whole_batches():
 def test_fused_only_where_it_can_run(gpu, name):
     (major, _, sms, shared, _), (B, _, _, D, layout) = GPUS[gpu], SHAPES[name]
     got = plan(GPUS[gpu], SHAPES[name])
-    if got["kernel"] == "chunked":
-        assert got["grid"] == 0 and got["reason"].startswith("the fused kernel")
-        assert major < 8 or shared < 80 << 10 or B * math.ceil(D / 128) < sms
+    assert got["kernel"] == ("fused_sm80" if got["grid"] >= sms else "chunked")
+    assert got["kernel"] == "fused_sm80" or got["reason"].startswith("the fused kernel")
+    if got["block_l"] == 0:
+        assert got["grid"] == 0 and (major < 8 or shared < 80 << 10)
         return
-    assert got["kernel"] == "fused_sm80" and major >= 8
-    assert got["grid"] == B * math.ceil(D / got["block_d"]) >= sms
+    assert major >= 8 and got["grid"] == B * math.ceil(D / got["block_d"])
     stage = got["block_c"] * (got["block_d"] + 8)
     stage += got["block_c"] * (got["block_l"] + 8) if layout == POSITIONS else got["block_l"] * (got["block_c"] + 8)
     assert got["shared_bytes"] == 2 * got["stages"] * stage + 2 * 4 * got["block_d"] * 4 <= shared
@@ -120,6 +120,7 @@ def test_reasons_against_fused(change, reason):
     shape = change.pop("shape", SHAPES["vgg"])
     got = plan(GPUS["H200"], shape, **change)
     assert got["kernel"] == "chunked" and reason in got["reason"]
+    assert (got["block_l"] > 0) == (reason == "idle")
     assert got["chunk_b"] >= 1 and got["chunk_d"] >= 1
 
 
