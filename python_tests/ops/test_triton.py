@@ -15,6 +15,8 @@ import torch
 
 pytest.importorskip("triton", minversion="3.5")
 
+pytestmark = pytest.mark.usefixtures("poisoned_empty")
+
 INSIDE = os.environ.get("TRITON_INTERPRET") == "1"
 inside = pytest.mark.skipif(not INSIDE, reason="runs in the interpreter's own process, see test_in_the_interpreter")
 
