@@ -183,7 +183,7 @@ def _pool_tile(
                 selected = selected & keep_l
     added = ()
     for q in tl.static_range(len(INTERACTIONS)):
-        product = product_of(wide, INTERACTIONS[q], -1)
+        product = product_of(wide, INTERACTIONS, q, -1)
         if MASK == "float":
             product = product * weight[None, :]
         if selected is not None:

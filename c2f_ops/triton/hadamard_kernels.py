@@ -39,15 +39,15 @@ def _activation_grad(u, g, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def product_of(us, FACTORS: tl.constexpr, SKIP: tl.constexpr):
-    """Product of ``us[FACTORS[k]]`` over all k but SKIP; None where nothing is left."""
+def product_of(us, INTERACTIONS: tl.constexpr, Q: tl.constexpr, SKIP: tl.constexpr):
+    """Product of the factors of interaction Q, without the one at SKIP; None where nothing is left."""
     product = None
-    for k in tl.static_range(len(FACTORS)):
+    for k in tl.static_range(len(INTERACTIONS[Q])):
         if k != SKIP:
             if product is None:
-                product = us[FACTORS[k]]
+                product = us[INTERACTIONS[Q][k]]
             else:
-                product = product * us[FACTORS[k]]
+                product = product * us[INTERACTIONS[Q][k]]
     return product
 
 
@@ -122,7 +122,7 @@ def hadamard_reduce_kernel(
         weight, keep = _position_weights(mask_ptr, rows, offs_l < L, MASK)
         added = ()
         for q in tl.static_range(len(INTERACTIONS)):
-            product = product_of(us, INTERACTIONS[q], -1)
+            product = product_of(us, INTERACTIONS, q, -1)
             if MASK == "float":
                 product = product * weight[:, None]
             added = added + (sums[q] + tl.where(keep[:, None], product, 0.0),)
@@ -185,7 +185,7 @@ def hadamard_grad_kernel(
                 for q in tl.static_range(len(INTERACTIONS)):
                     for k in tl.static_range(len(INTERACTIONS[q])):
                         if INTERACTIONS[q][k] == m:
-                            others = product_of(us, INTERACTIONS[q], k)
+                            others = product_of(us, INTERACTIONS, q, k)
                             if others is None:
                                 g += d_ps[q]
                             else:

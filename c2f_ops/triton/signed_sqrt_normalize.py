@@ -74,5 +74,5 @@ def _l2(norm_scope: str, l2_mode: str) -> str:
 
 
 def _tiles(length: int) -> dict[str, int]:
-    block = min(4096, max(128, 1 << (length - 1).bit_length()))
+    block = min(2048, max(128, 1 << (length - 1).bit_length()))
     return {"BLOCK": block, "num_warps": 8 if block > 1024 else 4}

@@ -10,10 +10,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("triton", minversion="3.5")
+
+pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
 INSIDE = os.environ.get("TRITON_INTERPRET") == "1"
 inside = pytest.mark.skipif(not INSIDE, reason="runs in the interpreter's own process, see test_in_the_interpreter")
@@ -145,10 +148,15 @@ def test_forward_sizes(sizes):
 
 
 @inside
-def test_forward_with_strides_beyond_32_bit_tiles():
-    features, weights, biases, mask = problem(B=1, L=5, C=(2, 2, 2))
-    features = [x.new_empty_strided(x.shape, (2**23, 1, 2**22)).copy_(x) for x in features]
-    check_fwd((features, weights, biases, mask))
+def test_forward_with_offsets_beyond_32_bits():
+    """A tile that spans 2**31 elements of memory that is never touched, but for three positions and channels."""
+    features, weights, biases, mask = problem(B=1, L=3, C=(3,) * 3, dtype=torch.float16)
+    memory = torch.from_numpy(np.zeros(2**31 + 64, np.float16))  # not torch.zeros, which touches its pages
+    spread = [memory.as_strided((1, 3, 3), (1, 1, 2**30), 16 * m).copy_(x) for m, x in enumerate(features)]
+    for plan in (SEQUENTIAL, JOINT):
+        expected, _ = pool.fused_fwd(features, weights, biases, mask, MLP, "none", False, plan)
+        p, _ = pool.fused_fwd(spread, weights, biases, mask, MLP, "none", False, plan)
+        assert torch.equal(p, expected)
 
 
 @inside
