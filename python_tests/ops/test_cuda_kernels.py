@@ -98,7 +98,7 @@ def operands(device, dtype, *, B=2, L=9, C=(8, 8, 8), D=16, layout="positions", 
             buffer = torch.full((B + 1, L + 1, c), torch.nan)
             buffer[:B, 1:] = x
             features.append(buffer.to(device, dtype)[:B, 1:])
-        w = (torch.rand(c, D, generator=generator) * 2 - 1) * (3 / c) ** 0.5
+        w = (torch.rand(c, D, generator=generator) * 2 - 1) * (3 / max(c, 1)) ** 0.5
         weights.append(torch.cat([w, torch.full((1, D), torch.nan)]).to(device, dtype)[:c])
         biases.append(torch.randn(D, generator=generator).mul_(0.1).to(device))
     if len(C) > 1:
