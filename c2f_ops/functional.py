@@ -71,7 +71,7 @@ def multilinear_pool(
 ) -> Tensor:
     """Project M feature maps, multiply them by position, sum over positions, take signed square root and L2 norm.
 
-        U_m = act(X_m W_m + b_m)      p_q = sum_i w_i prod_{m in T_q} U_m[i]      out = concat_q ssqrt(p_q) / |ssqrt(p_q)|
+        U_m = act(X_m W_m + b_m)     p_q = sum_i w_i prod_{m in T_q} U_m[i]     out = concat_q ssqrt(p_q) / |ssqrt(p_q)|
 
     Args:
         features: M tensors, 1 to 4: ``[B, C_m, H, W]`` ("NCHW", also channels_last), ``[B, H, W, C_m]`` ("NHWC") or
