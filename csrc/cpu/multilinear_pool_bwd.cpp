@@ -27,7 +27,8 @@ class Backward {
         kernels_(cpu_kernels()),
         operands_{kernels_, problem_, args.features, args.weights, args.biases, args.mask},
         num_threads_(num_threads),
-        tiles_per_block_(block_tiles(kernels_.mr)) {
+        tiles_per_block_(block_tiles(kernels_.mr)),
+        task_rows_(ceil_div(tiles_per_block_, 2) * kernels_.mr) {
     Arena arena(scratch), count(nullptr);
     shared_.take(arena, problem_, plan, kernels_);
     workers_ = static_cast<char*>(scratch) + arena.used();
@@ -208,31 +209,29 @@ class Backward {
 
   // d_feature and d_weight of the chunk, as one list of tasks: they do not depend on each other.
   void multiply() {
-    const int64_t rows_per_task = tiles_per_block_ * kernels_.mr;
-    const int64_t row_blocks = ceil_div(shared_.rows.count, rows_per_task), units = ceil_div(width_, plan_.unit_d);
-    int64_t begin[2 * kMaxFactors + 1] = {};
+    const int64_t units = ceil_div(width_, plan_.unit_d), row_blocks = ceil_div(shared_.rows.count, task_rows_);
+    int64_t begin[2 * kMaxFactors + 1] = {};  // tasks of d_weight, the longer ones, then those of d_feature
     for (int m = 0; m < problem_.M; ++m) {
-      begin[m + 1] = begin[m] + (args_.d_features[m].data != nullptr ? row_blocks : 0);
+      begin[m + 1] = begin[m] + (args_.d_weights[m] != nullptr ? ceil_div(problem_.C[m], task_rows_) * units : 0);
     }
     for (int m = 0; m < problem_.M; ++m) {
-      const int64_t tasks = args_.d_weights[m] != nullptr ? ceil_div(problem_.C[m], rows_per_task) * units : 0;
-      begin[problem_.M + m + 1] = begin[problem_.M + m] + tasks;
+      begin[problem_.M + m + 1] = begin[problem_.M + m] + (args_.d_features[m].data != nullptr ? row_blocks : 0);
     }
     parallel_for(begin[2 * problem_.M], num_threads_, [&](int64_t task, int worker) {
       int list = 0;
       while (task >= begin[list + 1]) ++list;
       task -= begin[list];
       if (list < problem_.M) {
-        feature_gradient(list, task * rows_per_task);
+        weight_gradient(list, task / units * task_rows_, task % units, worker);
       } else {
-        weight_gradient(list - problem_.M, task / units * rows_per_task, task % units, worker);
+        feature_gradient(list - problem_.M, task * task_rows_);
       }
     });
   }
 
   // d_x += G_m W_m' for a block of rows from `begin` on and all channels.
   void feature_gradient(int m, int64_t begin) {
-    const int64_t nr = kernels_.nr, mr = kernels_.mr, end = std::min(shared_.rows.count, begin + tiles_per_block_ * mr);
+    const int64_t nr = kernels_.nr, mr = kernels_.mr, end = std::min(shared_.rows.count, begin + task_rows_);
     for (int64_t panel = 0; j0_ == 0 && panel < feature_panels(m); ++panel) {
       std::fill_n(d_x(m, panel, begin), (end - begin) * nr, 0.0f);
     }
@@ -263,7 +262,7 @@ class Backward {
   void weight_gradient(int m, int64_t c0, int64_t unit, int worker) {
     const BwdWorker local = scratch(worker);
     const int64_t nr = kernels_.nr, mr = kernels_.mr, tile = operands_.tile_floats(), rows = shared_.rows.count;
-    const int64_t c1 = std::min(problem_.C[m], c0 + tiles_per_block_ * mr), tiles = ceil_div(c1 - c0, mr);
+    const int64_t c1 = std::min(problem_.C[m], c0 + task_rows_), tiles = ceil_div(c1 - c0, mr);
     const int64_t first = unit * (plan_.unit_d / nr), panels = std::min(plan_.unit_d / nr, panels_ - first);
     std::fill_n(local.d_w, panels * tiles * tile, 0.0f);
     for (int64_t k0 = 0; k0 < rows; k0 += kBlockK) {
@@ -331,6 +330,7 @@ class Backward {
   const Operands operands_;
   const int num_threads_;
   const int64_t tiles_per_block_;
+  const int64_t task_rows_;  // of one task of a product; at most a block
   Term terms_[kMaxFactors][kMaxInteractions * kMaxDegree];
   int term_count_[kMaxFactors] = {};
   BwdShared shared_;

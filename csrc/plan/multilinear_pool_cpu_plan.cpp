@@ -9,8 +9,8 @@
 namespace c2f {
 namespace {
 
-constexpr int64_t kUnitColumns = 128;
-constexpr int64_t kChunkColumns = 512;
+constexpr int64_t kUnitColumns = 512;
+constexpr int64_t kChunkColumns = 512, kLeastChunk = 128;
 constexpr int64_t kPassBytes = int64_t{96} << 20;  // gradients of one pass of the backward
 
 }  // namespace
@@ -35,7 +35,7 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
     return std::max<int64_t>(1, columns * problem.L * static_cast<int64_t>(sizeof(float)));
   };
   plan->chunk_d = std::clamp(ceil_div(problem.D, nr) * nr, nr, kChunkColumns);
-  while (plan->chunk_d > kUnitColumns && sample_bytes(plan->chunk_d) > kPassBytes) {
+  while (plan->chunk_d > kLeastChunk && sample_bytes(plan->chunk_d) > kPassBytes) {
     plan->chunk_d = ceil_div(plan->chunk_d / 2, nr) * nr;
   }
   plan->chunk_b = std::clamp(kPassBytes / sample_bytes(plan->chunk_d), int64_t{1}, std::max(int64_t{1}, problem.B));
