@@ -78,7 +78,9 @@ def fused_plan(problem: Problem, save: bool, capability: tuple[int, int] = (9, 0
         return _MEDIUM_NARROW if factors <= 3 else _SMALL
     if factors == 4:
         return _MEDIUM
-    return _LARGE_DEEP if capability[0] == 9 and factors <= 2 else _MEDIUM_DEEP
+    if capability[0] == 10:
+        return _MEDIUM_NARROW
+    return _LARGE_DEEP if factors <= 2 else _MEDIUM_DEEP
 
 
 def chunk_sizes(problem: Problem) -> tuple[int, int]:
