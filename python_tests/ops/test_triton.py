@@ -50,9 +50,10 @@ if INSIDE:
     from c2f_ops.reference import signed_sqrt_normalize as reference_epilogue
     from c2f_ops.triton import multilinear_pool as pool
     from c2f_ops.triton import signed_sqrt_normalize as epilogue
+    from c2f_ops.triton.plan import FUSED_CANDIDATES, FusedPlan
 
-    SEQUENTIAL = pool.FusedPlan(block_d=32, block_l=32, block_c=16, joint=False, warps=4, stages=2)
-    JOINT = pool.FusedPlan(block_d=32, block_l=32, block_c=16, joint=True, warps=4, stages=2)
+    SEQUENTIAL = FusedPlan(block_d=32, block_l=32, block_c=16, joint=False, warps=4, stages=2)
+    JOINT = FusedPlan(block_d=32, block_l=32, block_c=16, joint=True, warps=4, stages=2)
 
 
 def error(result, expected):
@@ -170,7 +171,7 @@ def test_forward_with_offsets_beyond_32_bits():
 def test_forward_real_tiles():
     """The tiles that run on a GPU, at a size with whole blocks and tails."""
     operands = problem(B=2, L=196, C=(64, 64, 64), D=136, dtype=torch.float16)
-    check_fwd(operands, plans=(pool.FUSED_CANDIDATES[0], pool.FUSED_CANDIDATES[6]))
+    check_fwd(operands, plans=(FUSED_CANDIDATES[0], FUSED_CANDIDATES[6]))
 
 
 @inside
