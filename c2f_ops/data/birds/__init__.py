@@ -1,0 +1,6 @@
+"""Drawn birds: a procedural fine-grained image set with a true hierarchy, generated in place."""
+
+from .dataset import birds_hierarchy, generate_birds
+from .taxonomy import LEVELS, NAMES, PARENTS
+
+__all__ = ["LEVELS", "NAMES", "PARENTS", "birds_hierarchy", "generate_birds"]
