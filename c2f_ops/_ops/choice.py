@@ -6,6 +6,7 @@ alone. The room is decided below it, when the kernel runs. Never on free memory,
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from dataclasses import dataclass
@@ -36,9 +37,20 @@ class Choice:
     skipped: tuple[tuple[str, str], ...] = ()
 
 
+@functools.cache
 def room(backend: str, op: str) -> ModuleType:
     """The module that implements ``op`` for ``backend``."""
     return importlib.import_module(f"c2f_ops.{backend}.{op}")
+
+
+def missing(backend: str, op: str) -> str | None:
+    """Why ``backend`` has no kernel for ``op`` on this machine; None: it has."""
+    if backend == "reference":
+        return None
+    try:
+        return room(backend, op).unavailable()
+    except ImportError as error:
+        return f"{backend} cannot be imported: {error}"
 
 
 def gram_obstacle(problem: Problem) -> str | None:
@@ -103,8 +115,8 @@ def choose_backend(problem: Problem, backend: str, algo: str) -> Choice:
     wish = wanted_backend(backend)
     if wish == "reference":
         return Choice("reference", "chunked", "backend='reference' was asked for")
-    if wish != "auto" and (missing := room(wish, problem.op).unavailable()):
-        raise RuntimeError(f"{problem.op}: backend={wish!r} is not available: {missing}")
+    if wish != "auto" and (why := missing(wish, problem.op)):
+        raise RuntimeError(f"{problem.op}: backend={wish!r} is not available: {why}")
 
     skipped: list[tuple[str, str]] = []
     for name in (wish,) if wish != "auto" else AUTO_ORDER.get(problem.device.type, ()):
@@ -131,13 +143,12 @@ def wanted_backend(backend: str) -> str:
 
 
 def _obstacle(name: str, problem: Problem, algo: str, *, automatic: bool) -> str | None:
-    module = room(name, problem.op)
-    missing = module.unavailable()
-    if missing:
-        return missing
+    if why := missing(name, problem.op):
+        return why
     if problem.dtype == torch.float64:
         return "float64 is the reference's"
     if problem.mask_grad:
         return "the gradient of position weights is the reference's"
+    module = room(name, problem.op)
     unsupported = module.unsupported(problem, algo)
     return module.unvalidated(problem) if automatic and not unsupported else unsupported

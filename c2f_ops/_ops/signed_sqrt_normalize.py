@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .choice import AUTO_ORDER, room, wanted_backend
+from .choice import AUTO_ORDER, missing, room, wanted_backend
 from .library import define, without_autocast
 
 _OPTIONS = "str sqrt_mode, float sqrt_eps, str norm_scope, str l2_mode, float l2_eps"
@@ -20,12 +20,11 @@ def choose(p: Tensor, backend: str) -> str:
     if p.dtype == torch.float64 or wish == "reference":
         return "reference"
     if wish != "auto":
-        if missing := room(wish, "signed_sqrt_normalize").unavailable():
-            raise RuntimeError(f"signed_sqrt_normalize: backend={wish!r} is not available: {missing}")
+        if why := missing(wish, "signed_sqrt_normalize"):
+            raise RuntimeError(f"signed_sqrt_normalize: backend={wish!r} is not available: {why}")
         return wish
     for name in AUTO_ORDER.get(p.device.type, ()):
-        module = room(name, "signed_sqrt_normalize")
-        if not module.unavailable() and not module.unvalidated(p.device):
+        if not missing(name, "signed_sqrt_normalize") and not room(name, "signed_sqrt_normalize").unvalidated(p.device):
             return name
     return "reference"
 
