@@ -1,0 +1,223 @@
+"""Labelled images with a hierarchy: decoding, resizing, and what to do with images that cannot be read."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..hierarchy import Hierarchy
+from .degrade import resize_uint8
+
+CORRUPT_POLICIES = ("raise", "skip", "substitute")
+RESIZE_MODES = ("shorter", "squash")
+
+
+class ImageSource(Protocol):
+    """What :class:`LabeledImages` reads from: item i is an encoded image, or a uint8 tensor ``[3, H, W]``."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> bytes | Tensor: ...
+
+
+class FileSource:
+    """Encoded images in files."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.paths[index].read_bytes()
+
+
+class ZipSource:
+    """Encoded images in a zip file, opened once per process: forked workers must not share a file position."""
+
+    def __init__(self, path: Path, members: Sequence[str]) -> None:
+        self.path, self.members = path, list(members)
+        self._archive: zipfile.ZipFile | None = None
+        self._owner = 0
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, index: int) -> bytes:
+        if self._archive is None or self._owner != os.getpid():
+            self._archive, self._owner = zipfile.ZipFile(self.path), os.getpid()
+        return self._archive.read(self.members[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_archive": None}
+
+
+class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Images with labels over a hierarchy.
+
+    Args:
+        name, split: for records.
+        hierarchy: the tree of the labels.
+        labels: integers ``[N, K]``, coarse to fine, -1 for unknown.
+        ids: N strings that name the images in messages and records.
+        images: N encoded images or uint8 tensors ``[3, H, W]``, for instance a tensor ``[N, 3, H, W]``.
+        size: side of the images given out; None leaves them as they are.
+        resize_mode: ``"shorter"`` scales the shorter side to ``size`` and crops the centre, ``"squash"`` changes the
+            aspect.
+        corrupt: what to do with an image that cannot be read. ``"raise"``: raise when it is asked for. ``"skip"``: leave
+            it out. ``"substitute"``: give out the next readable image with the same labels in its place. The last two
+            decode every image once on construction, so that length, labels and :attr:`corrupt` are settled at once.
+
+    Attributes:
+        labels: LongTensor ``[N, K]``, filled and validated.
+        ids: list of N strings.
+        corrupt: list of (id, reason) of the images that were skipped or substituted.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        hierarchy: Hierarchy,
+        labels: Any,
+        ids: Sequence[str],
+        images: ImageSource | Tensor,
+        *,
+        size: int | None = None,
+        resize_mode: str = "shorter",
+        corrupt: str = "raise",
+    ) -> None:
+        if corrupt not in CORRUPT_POLICIES:
+            raise ValueError(f"LabeledImages: corrupt must be one of {', '.join(CORRUPT_POLICIES)}, got {corrupt!r}")
+        _check_resize(size, resize_mode)
+        labels = hierarchy.validate_labels(labels)
+        if not len(labels) == len(ids) == len(images):
+            raise ValueError(
+                "LabeledImages: labels, ids and images must have one length, "
+                f"got {len(labels)}, {len(ids)}, {len(images)}"
+            )
+        self.name, self.split, self.hierarchy = name, split, hierarchy
+        self.labels, self.ids = labels, list(ids)
+        self.size, self.resize_mode = size, resize_mode
+        self.corrupt: list[tuple[str, str]] = []
+        self._images = images
+        self._index = list(range(len(images)))  # position in images of each item
+        if corrupt != "raise":
+            self._settle_corrupt(corrupt)
+        hierarchy.validate_labels(self.labels, training=split == "train")
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the image, uint8 ``[3, H, W]``, and its labels, LongTensor ``[K]``."""
+        return self._image(index, self.size, self.resize_mode), self.labels[index]
+
+    def stacked(self, size: int | None = None, *, resize_mode: str | None = None) -> Tensor:
+        """Decode all images into one uint8 tensor ``[N, 3, size, size]``; by default at the size of the data set."""
+        size, resize_mode = size or self.size, resize_mode or self.resize_mode
+        _check_resize(size, resize_mode)
+        if isinstance(self._images, Tensor):
+            chosen = self._images[self._index]
+            return chosen if size is None else resize_image(chosen, size, mode=resize_mode)
+        if size is None:
+            raise ValueError(f"LabeledImages.stacked: size must be given, as {self.name} has none of its own")
+        out = torch.empty((len(self), 3, size, size), dtype=torch.uint8)
+        for i in range(len(self)):
+            out[i] = self._image(i, size, resize_mode)
+        return out
+
+    def subset(self, indices: Sequence[int] | Tensor) -> LabeledImages:
+        """Return the data set of these items, in this order; images are shared, not copied."""
+        chosen = torch.as_tensor(indices, dtype=torch.long).tolist()
+        part = copy.copy(self)
+        part.labels, part.ids = self.labels[chosen], [self.ids[i] for i in chosen]
+        part._index = [self._index[i] for i in chosen]
+        return part
+
+    def __repr__(self) -> str:
+        corrupt = f", {len(self.corrupt)} corrupt" if self.corrupt else ""
+        return f"LabeledImages({self.name}, {self.split}, {len(self)} images{corrupt}, {self.hierarchy!r})"
+
+    def _image(self, index: int, size: int | None, resize_mode: str) -> Tensor:
+        image = self._read(self._index[index], self.ids[index])
+        return image if size is None else resize_image(image, size, mode=resize_mode)
+
+    def _read(self, position: int, image_id: str) -> Tensor:
+        try:
+            encoded = self._images[position]
+            return encoded if isinstance(encoded, Tensor) else decode_image(encoded)
+        except ImportError:
+            raise
+        except Exception as error:  # Pillow's decoders and zip files raise many types for broken input
+            raise ValueError(
+                f"LabeledImages: image {image_id} of {self.name} must be readable, got {type(error).__name__}: {error}"
+            ) from error
+
+    def _settle_corrupt(self, policy: str) -> None:
+        readable = []
+        for i, image_id in enumerate(self.ids):
+            try:
+                self._read(i, image_id)
+                readable.append(i)
+            except ValueError as error:
+                self.corrupt.append((image_id, str(error.__cause__)))
+        if not self.corrupt:
+            return
+        if not readable:
+            raise ValueError(f"LabeledImages: {self.name} must have a readable image, got {self.corrupt[0]}")
+        if policy == "skip":
+            self._index = readable
+            self.labels = self.labels[readable]
+            self.ids = [self.ids[i] for i in readable]
+            return
+        same: dict[tuple[int, ...], list[int]] = {}
+        for i in readable:
+            same.setdefault(tuple(self.labels[i].tolist()), []).append(i)
+        for i in sorted(set(self._index) - set(readable)):
+            candidates = same.get(tuple(self.labels[i].tolist()))
+            if candidates is None:
+                raise ValueError(f"LabeledImages: image {self.ids[i]} must have a readable one of its class, got none")
+            self._index[i] = next((j for j in candidates if j > i), candidates[0])
+
+
+def decode_image(encoded: bytes) -> Tensor:
+    """Decode JPEG, PNG, WebP, ... to uint8 ``[3, H, W]``, RGB."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError('decode_image: Pillow is not installed; pip install "c2f_ops[train]"') from None
+    with Image.open(io.BytesIO(encoded)) as image:
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def resize_image(image: Tensor, size: int, *, mode: str = "shorter") -> Tensor:
+    """Resize uint8 ``[..., H, W]`` to ``[..., size, size]``, bilinear with antialiasing; see :class:`LabeledImages`."""
+    _check_resize(size, mode)
+    height, width = image.shape[-2:]
+    if mode == "shorter":
+        scale = size / min(height, width)
+        resized = (size, round(width * scale)) if height <= width else (round(height * scale), size)
+    else:
+        resized = (size, size)
+    if resized != (height, width):
+        image = resize_uint8(image, resized)
+    top, left = (resized[0] - size) // 2, (resized[1] - size) // 2
+    return image[..., top : top + size, left : left + size]
+
+
+def _check_resize(size: int | None, mode: str) -> None:
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(f"LabeledImages: size must be a positive int or None, got {size!r}")
+    if mode not in RESIZE_MODES:
+        raise ValueError(f"LabeledImages: resize_mode must be one of {', '.join(RESIZE_MODES)}, got {mode!r}")

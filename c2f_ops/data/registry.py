@@ -1,0 +1,87 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .images import LabeledImages
+
+#: Names that :func:`load_dataset` knows, each in one line.
+DATASETS = {
+    "birds": "generated bird-like images, 3 levels; needs no files",
+    "cifar100": "CIFAR-100, 20 / 100 classes: cifar100_<split>*.npz or the folder cifar-100-python",
+    "cub": "CUB-200-2011, official folder with cub200_taxonomy.csv; levels family, genus, species",
+    "cub100": "100 species of CUB: cub100_train.zip, cub100_test.zip, cub200_taxonomy.csv; family, genus, species",
+    "folder": "any tree root/[<split>/]<coarse>/.../<fine>/<image>",
+}
+
+SPLITS = ("train", "test")
+BIRDS = 1000  # generated when n is not given
+BIRDS_SIZE = 128
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    size: int | None = None,
+    seed: int = 0,
+    n: int | None = None,
+    corrupt: str = "raise",
+    resize_mode: str = "shorter",
+) -> LabeledImages:
+    """Return a data set by name; see ``DATASETS``. Files are read from ``root``, never downloaded.
+
+    Args:
+        name: a key of ``DATASETS``.
+        root: folder of the files; not used by ``"birds"``.
+        split: ``"train"`` or ``"test"``; for ``"folder"`` the name of any sub-folder.
+        size: side of the images given out; None leaves them as they are (128 for ``"birds"``).
+        seed: of the generated images, or of the choice of ``n`` images.
+        n: number of images; None for all (1000 for ``"birds"``).
+        corrupt: ``"raise"``, ``"skip"`` or ``"substitute"``; see :class:`LabeledImages`.
+        resize_mode: ``"shorter"`` (and centre crop) or ``"squash"``.
+
+    Raises:
+        ValueError: unknown name, split or option, or files that contradict each other.
+        FileNotFoundError: a file is missing; the message names it.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"load_dataset: name must be one of {', '.join(DATASETS)}, got {name!r}")
+    if split not in SPLITS and name != "folder":
+        raise ValueError(f"load_dataset: split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if n is not None and n < 1:
+        raise ValueError(f"load_dataset: n must be at least 1, got {n}")
+    if name == "birds":
+        return _birds(split, BIRDS_SIZE if size is None else size, seed, BIRDS if n is None else n)
+    if root is None:
+        raise ValueError(f"load_dataset: root must be the folder of {name}, got None")
+    options: dict[str, Any] = {"size": size, "corrupt": corrupt, "resize_mode": resize_mode}
+    dataset = _reader(name)(Path(root), split, **options)
+    if n is None:
+        return dataset
+    if n > len(dataset):
+        raise ValueError(f"load_dataset: n must be at most {len(dataset)}, the images of {name} {split}, got {n}")
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:n]
+    return dataset.subset(chosen.sort().values)
+
+
+def _reader(name: str) -> Any:
+    from .cifar import load_cifar100
+    from .cub import load_cub, load_cub100
+    from .folder import load_folder
+
+    return {"cifar100": load_cifar100, "cub": load_cub, "cub100": load_cub100, "folder": load_folder}[name]
+
+
+def _birds(split: str, size: int, seed: int, n: int) -> LabeledImages:
+    from .birds import birds_hierarchy, generate_birds
+
+    images, labels = generate_birds(n, size=size, seed=seed, split=split)
+    ids = [f"birds/{split}/{seed}/{i:06d}" for i in range(n)]
+    return LabeledImages("birds", split, birds_hierarchy(), labels, ids, images, size=size)
