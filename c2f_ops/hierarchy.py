@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -342,7 +343,9 @@ class Hierarchy:
             levels: level names, by default the column names.
             id_columns: column -> column of its class ids; by default ``<column>_id`` where the file has it.
             where: keeps the rows for which it is true.
-            qualify_names, pad, meta: see :meth:`from_rows`.
+            qualify_names: see :meth:`from_rows`.
+            pad: see :meth:`from_rows`.
+            meta: see the class.
         """
         levels = check_levels(columns if levels is None else levels)
         table = tables.read_csv(Path(path), columns, id_columns, where)
@@ -412,7 +415,10 @@ class Hierarchy:
 
     @staticmethod
     def _warn(message: str) -> None:
-        warnings.warn(f"Hierarchy: {message}", HierarchyWarning, stacklevel=4)
+        frame, depth = sys._getframe(1), 2
+        while frame.f_back and str(frame.f_globals.get("__name__")).startswith("c2f_ops."):
+            frame, depth = frame.f_back, depth + 1
+        warnings.warn(f"Hierarchy: {message}", HierarchyWarning, stacklevel=depth)  # the caller of the package
 
 
 def _canonical(data: Any) -> str:

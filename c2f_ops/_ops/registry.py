@@ -10,4 +10,3 @@ OPS = ("multilinear_pool", "signed_sqrt_normalize")
 def backends() -> dict[str, dict[str, str]]:
     """For each op and backend "ok", or one line that says why it is not available here."""
     return {op: {name: missing(name, op) or "ok" for name in BACKENDS} for op in OPS}
-

@@ -38,7 +38,7 @@ def test_tree() -> None:
         children = np.bincount(PARENTS[k], minlength=len(NAMES[k - 1]))
         assert children.min() >= 2 and children.max() <= 4
     assert all(name.endswith("idae") for name in FAMILIES)
-    assert all(name.split()[0] == GENERA[parent] for name, parent in zip(NAMES[2], PARENTS[2]))
+    assert all(name.split()[0] == GENERA[parent] for name, parent in zip(NAMES[2], PARENTS[2], strict=True))
 
 
 def test_siblings_differ_in_marks_only_and_genera_in_pattern() -> None:
@@ -99,7 +99,8 @@ def test_labels_are_balanced_shuffled_and_consistent() -> None:
 
 
 def test_seeds_and_splits_are_disjoint_streams() -> None:
-    streams = [generate_birds(40, size=16, seed=seed, split=split)[0] for seed in (0, 1) for split in ("train", "val", "test")]
+    keys = [(seed, split) for seed in (0, 1) for split in ("train", "val", "test")]
+    streams = [generate_birds(40, size=16, seed=seed, split=split)[0] for seed, split in keys]
     pictures = {bytes(picture.numpy().tobytes()) for stream in streams for picture in stream}
     assert len(pictures) == 40 * len(streams)
 
@@ -107,7 +108,7 @@ def test_seeds_and_splits_are_disjoint_streams() -> None:
 def test_sizes_show_the_same_scene() -> None:
     small, _ = generate_birds(10, size=64, seed=5)
     large, _ = generate_birds(10, size=192, seed=5)
-    for s, b in zip(small, large):
+    for s, b in zip(small, large, strict=True):
         difference = shrink(s.numpy(), 32) - shrink(b.numpy(), 32)
         assert difference.abs().mean() < 3
 
@@ -115,10 +116,10 @@ def test_sizes_show_the_same_scene() -> None:
 def silhouette(family: str, seed: int) -> np.ndarray:
     """Mask of the whole bird on a 32 x 32 grid, without any scene."""
     frame, anatomy = Frame(32, scale=0.95), BUILDERS[family](Pose(np.random.default_rng(seed)))
-    wings = [bone for wing in anatomy.wings for bone in wing.feathers]
+    feathers = anatomy.far_wing + [feather for wing in anatomy.wings for feather in wing.feathers]
     mask = np.zeros((32, 32))
-    for bone in anatomy.body + anatomy.bill + anatomy.tail + anatomy.legs + anatomy.far_wing + wings:
-        f = frame.field([bone])
+    for bones in [anatomy.body, *feathers] + [[bone] for bone in anatomy.bill + anatomy.tail + anatomy.legs]:
+        f = frame.field(bones)
         mask[f.where] = np.maximum(mask[f.where], frame.coverage(f.distance))
     return mask
 
@@ -132,18 +133,23 @@ def test_silhouettes_tell_the_family() -> None:
     np.fill_diagonal(overlap, 0)
     assert (family[overlap.argmax(1)] == family).all()
     same = family[:, None] == family[None]
-    assert overlap[same].mean() > 0.65 and overlap[~same].max() < 0.6
+    assert overlap[same].sum() / (same.sum() - len(family)) > 0.7 and overlap[~same].max() < 0.6
 
 
 @pytest.mark.parametrize("pair", SIBLINGS)
 def test_marks_of_siblings_vanish_at_a_quarter_of_the_side(pair: tuple[int, int]) -> None:
+    """One scene, two species of a genus: what is left of their difference at half and at a quarter of the side."""
     a, b = (render(species, _stream(0, 9, 1), 128) for species in pair)
-    changed = np.abs(a.astype(int) - b.astype(int)).max(axis=0) > 20
-    assert changed.sum() >= 40, "the marks must show at full size"
-    fine = np.abs(a.astype(float) - b.astype(float))[:, changed].mean()
-    rows, columns = (np.unique(index // 4) for index in np.nonzero(changed))
-    coarse = (shrink(a, 32) - shrink(b, 32)).abs()[:, rows][:, :, columns].mean()
-    assert coarse < 0.12 * fine
+    difference = np.abs(a.astype(np.float32) - b)
+    changed = difference.max(axis=0) > 10
+    assert changed.sum() >= 150, "the marks must show at full size"
+
+    def left(side: int) -> float:
+        here = F.interpolate(torch.from_numpy(changed)[None, None].float(), size=(side, side), mode="area")[0, 0] > 0.3
+        return float((shrink(a, side) - shrink(b, side)).abs()[:, here].mean() / difference[:, changed].mean())
+
+    assert left(64) > 0.3
+    assert left(32) < 0.2
 
 
 def test_pattern_of_the_genus_survives_half_the_side() -> None:

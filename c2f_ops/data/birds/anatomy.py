@@ -8,38 +8,43 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
 from .paint import Bone
 
 Point = tuple[float, float]
+Axis = tuple[Point, Point]
 Disc = tuple[float, float, float]  # x, y, radius
+Feather = list[Bone]
 
 
 @dataclass
 class Wing:
     """Feathers from back to front, and the axis (shoulder, tip) along which the textures run."""
 
-    feathers: list[Bone]
-    axis: tuple[Point, Point]
+    feathers: list[Feather]
+    axis: Axis
 
 
 @dataclass
 class Anatomy:
+    """Bones and landmarks of one posed bird, in drawing units."""
+
     body: list[Bone]  # head, neck and trunk, joined smoothly
     blend: float  # width of those joints
     head: Disc
     eyes: list[Disc]
     chest: Disc  # where bib and breast texture sit
-    spine: tuple[Point, Point]  # from breast to rump: back above, belly below
+    spine: Axis  # from breast to rump: back above, belly below
     bill: list[Bone]
     wings: list[Wing]
     feet: Point  # where the bird touches its support
     supports: tuple[str, ...]  # of: branch, ground, water, air
     tail: list[Bone] = field(default_factory=list)
     legs: list[Bone] = field(default_factory=list)
-    far_wing: list[Bone] = field(default_factory=list)
+    far_wing: list[Feather] = field(default_factory=list)  # or a crest: feathers behind the body
     waterline: float = 0.0  # height of the water above the feet
 
 
@@ -50,11 +55,12 @@ class Pose:
         self._rng = rng
 
     def __call__(self, centre: float, spread: float) -> float:
+        """Draw a number within ``spread`` of ``centre``."""
         return centre + spread * (2 * self._rng.random() - 1)
 
 
 def _limb(points: list[Disc]) -> list[Bone]:
-    return [(*a, *b) for a, b in zip(points, points[1:])]
+    return [(*a, *b) for a, b in pairwise(points)]
 
 
 def _leg(hip: Point, knee: Point, foot: Point, width: float) -> list[Bone]:
@@ -72,11 +78,10 @@ def _folded(shoulder: Point, tip: Point, width: float) -> Wing:
     if ny > 0:
         nx, ny = -nx, -ny
 
-    def feather(start: float, stop: float, lift: float, wide: float, narrow: float) -> Bone:
-        return (
-            sx + start * ux + lift * nx, sy + start * uy + lift * ny, wide * width,
-            sx + stop * ux + lift * 0.4 * nx, sy + stop * uy + lift * 0.4 * ny, narrow * width,
-        )  # fmt: skip
+    def feather(start: float, stop: float, lift: float, wide: float, narrow: float) -> Feather:
+        root = (sx + start * ux + lift * nx, sy + start * uy + lift * ny, wide * width)
+        end = (sx + stop * ux + lift * 0.4 * nx, sy + stop * uy + lift * 0.4 * ny, narrow * width)
+        return [(*root, *end)]
 
     return Wing(
         [
@@ -93,21 +98,29 @@ def _spread(shoulder: Point, angle: float, length: float) -> Wing:
     """Open wing: a fan of flight feathers behind an arm."""
     sx, sy = shoulder
     wrist = (sx + 0.42 * length * math.cos(angle), sy + 0.42 * length * math.sin(angle))
-    feathers: list[Bone] = []
-    for k in range(6):
-        t = k / 5
-        turn = angle - 1.15 + 1.1 * t  # trailing edge first
+    feathers: list[Feather] = []
+    for k in range(8):
+        t = k / 7
+        turn = angle - 1.25 + 1.25 * t  # trailing edge first
         root = (sx + t * (wrist[0] - sx), sy + t * (wrist[1] - sy))
-        reach = length * (0.5 + 0.17 * t)
-        feathers.append((*root, 0.08, root[0] + reach * math.cos(turn), root[1] + reach * math.sin(turn), 0.045))
-    feathers.append((sx, sy, 0.1, *wrist, 0.06))
+        reach = length * (0.4 + 0.26 * t)
+        bend = (root[0] + 0.6 * reach * math.cos(turn), root[1] + 0.6 * reach * math.sin(turn), 0.068)
+        end = (root[0] + reach * math.cos(turn), root[1] + reach * math.sin(turn), 0.02)
+        feathers.append(_limb([(*root, 0.08), bend, end]))
+    feathers.append([(sx, sy, 0.1, *wrist, 0.06)])
     return Wing(feathers, (shoulder, (sx + length * math.cos(angle - 0.35), sy + length * math.sin(angle - 0.35))))
 
 
 def heron(p: Pose) -> Anatomy:
+    """Wade on long legs, with a bent neck and a long bill."""
     bend, reach, nod = p(0, 0.06), p(0, 0.04), p(0, 0.05)
     head = (0.25 + reach, -0.6 + nod, 0.1)
-    neck = [(0.16, -0.04, 0.16), (0.3, -0.18, 0.085), (0.17 + bend, -0.38, 0.07), (head[0] - 0.03, head[1] + 0.02, 0.085)]
+    neck = [
+        (0.16, -0.04, 0.16),
+        (0.3, -0.18, 0.085),
+        (0.17 + bend, -0.38, 0.07),
+        (head[0] - 0.03, head[1] + 0.02, 0.085),
+    ]
     stride = p(0.05, 0.05)
     hip, foot = (-0.06, 0.2), (-0.04 + stride, 0.82)
     return Anatomy(
@@ -121,7 +134,7 @@ def heron(p: Pose) -> Anatomy:
         wings=[_folded((0.08, -0.03), (-0.48, 0.2), 0.17)],
         tail=[(-0.3, 0.14, 0.1, -0.55, 0.26, 0.05)],
         legs=_leg((0.02, 0.2), (0.1 + stride, 0.48), (0.1 - stride, 0.82), 0.02) + _leg(hip, (0.0, 0.5), foot, 0.022),
-        far_wing=[(head[0] - 0.04, head[1] - 0.06, 0.03, head[0] - 0.26, head[1] + 0.02, 0.006)],  # crest plume
+        far_wing=[[(head[0] - 0.04, head[1] - 0.06, 0.03, head[0] - 0.26, head[1] + 0.02, 0.006)]],
         feet=(0.03, 0.82),
         supports=("water", "ground"),
         waterline=0.12,
@@ -129,6 +142,7 @@ def heron(p: Pose) -> Anatomy:
 
 
 def duck(p: Pose) -> Anatomy:
+    """Float low, with a flat bill and a raised tail."""
     head = (0.42 + p(0, 0.05), -0.32 + p(0, 0.06), 0.15)
     lift = p(0, 0.05)
     return Anatomy(
@@ -148,7 +162,8 @@ def duck(p: Pose) -> Anatomy:
         ],
         wings=[_folded((0.12, 0.06), (-0.58, 0.0 + lift), 0.19)],
         tail=[(-0.5, 0.08, 0.08, -0.76, -0.02 + lift, 0.03)],
-        legs=_leg((0.06, 0.32), (0.05, 0.38), (0.08, 0.44), 0.026) + _leg((-0.12, 0.32), (-0.12, 0.38), (-0.1, 0.44), 0.026),
+        legs=_leg((0.06, 0.32), (0.05, 0.38), (0.08, 0.44), 0.026)
+        + _leg((-0.12, 0.32), (-0.12, 0.38), (-0.1, 0.44), 0.026),
         feet=(0.0, 0.44),
         supports=("water", "ground"),
         waterline=0.2,
@@ -156,6 +171,7 @@ def duck(p: Pose) -> Anatomy:
 
 
 def songbird(p: Pose) -> Anatomy:
+    """Perch round and compact, with a small bill."""
     head = (0.24 + p(0, 0.04), -0.3 + p(0, 0.03), 0.21)
     droop = p(0, 0.1)
     return Anatomy(
@@ -168,13 +184,15 @@ def songbird(p: Pose) -> Anatomy:
         bill=[(head[0] + 0.17, head[1] + 0.02, 0.06, head[0] + 0.36, head[1] + 0.05, 0.006)],
         wings=[_folded((0.06, 0.02), (-0.5, 0.3 + droop / 2), 0.19)],
         tail=[(-0.28, 0.26, 0.09, -0.7, 0.46 + droop, 0.055), (-0.28, 0.3, 0.08, -0.68, 0.52 + droop, 0.05)],
-        legs=_leg((0.08, 0.3), (0.06, 0.4), (0.12, 0.53), 0.022) + _leg((-0.02, 0.32), (-0.06, 0.42), (0.0, 0.53), 0.022),
+        legs=_leg((0.08, 0.3), (0.06, 0.4), (0.12, 0.53), 0.022)
+        + _leg((-0.02, 0.32), (-0.06, 0.42), (0.0, 0.53), 0.022),
         feet=(0.06, 0.54),
         supports=("branch", "ground"),
     )
 
 
 def owl(p: Pose) -> Anatomy:
+    """Sit upright and face the viewer, with ear tufts."""
     turn, tuft = p(0, 0.05), p(0.0, 0.03)
     head = (turn, -0.36, 0.27)
     eyes = [(turn + side * 0.13, -0.37, 0.062) for side in (-1, 1)]
@@ -182,10 +200,10 @@ def owl(p: Pose) -> Anatomy:
     def side_wing(side: int) -> Wing:
         return Wing(
             [
-                (side * 0.24, 0.1, 0.13, side * 0.13, 0.68, 0.035),
-                (side * 0.27, 0.05, 0.14, side * 0.2, 0.58, 0.035),
-                (side * 0.28, 0.02, 0.14, side * 0.26, 0.44, 0.05),
-                (side * 0.27, 0.0, 0.13, side * 0.3, 0.2, 0.09),
+                [(side * 0.23, 0.12, 0.13, side * 0.12, 0.7, 0.03)],
+                [(side * 0.25, 0.08, 0.13, side * 0.18, 0.6, 0.03)],
+                [(side * 0.26, 0.03, 0.12, side * 0.24, 0.46, 0.04)],
+                [(side * 0.25, -0.04, 0.1, side * 0.27, 0.2, 0.09)],
             ],
             ((side * 0.32, -0.1), (side * 0.24, 0.64)),
         )
@@ -208,6 +226,7 @@ def owl(p: Pose) -> Anatomy:
 
 
 def hummingbird(p: Pose) -> Anatomy:
+    """Hover on open wings, with a needle of a bill."""
     beat, lean = p(0, 0.3), p(0, 0.05)
     head = (0.2, -0.2 + lean, 0.14)
     tail = [(-0.16, 0.34, 0.06, -0.3 + s * 0.11, 0.7, 0.03) for s in (-1, 0.0, 1)]
@@ -228,6 +247,7 @@ def hummingbird(p: Pose) -> Anatomy:
 
 
 def longtail(p: Pose) -> Anatomy:
+    """Stand level, with a crest and a tail longer than the body."""
     head = (0.46 + p(0, 0.03), -0.34 + p(0, 0.05), 0.12)
     sweep = p(0, 0.12)
     tail = [(-0.06, 0.06 + k * 0.03, 0.09, -0.78 - k * 0.05, 0.1 + sweep + k * 0.11, 0.028) for k in (0, 1, 2)]
@@ -248,7 +268,7 @@ def longtail(p: Pose) -> Anatomy:
         tail=tail,
         legs=_leg((0.18, 0.12), (0.14 + step, 0.26), (0.2 + step, 0.44), 0.022)
         + _leg((0.06, 0.12), (0.0 - step, 0.28), (0.06 - step, 0.44), 0.022),
-        far_wing=[(head[0] - 0.03, head[1] - 0.06, 0.04, head[0] - 0.16, head[1] - 0.2, 0.01)],  # crest
+        far_wing=[[(head[0] - 0.03, head[1] - 0.06, 0.04, head[0] - 0.16, head[1] - 0.2, 0.01)]],
         feet=(0.12, 0.45),
         supports=("branch", "ground"),
     )

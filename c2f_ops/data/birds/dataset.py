@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,15 +33,16 @@ def birds_hierarchy() -> Hierarchy:
 def render(species: int, rng: np.random.Generator, size: int) -> Array:
     """Draw one bird, uint8 ``[3, size, size]``.
 
-    Pose, colours, light and scene come from ``rng`` in an order that depends on the family alone, so one generator state
-    gives two species of a genus the same picture but for their marks, and every size the same scene.
+    Pose, colours, light and scene come from ``rng`` in an order that depends on the family alone, so one generator
+    state gives two species of a genus the same picture but for their marks, and every size the same scene.
     """
     kind = SPECIES[species]
     u = rng.uniform
     drawn = size * max(1, -(-_DRAWN_SIZE // size))
     canvas, picture = Canvas(drawn), Frame(drawn)
-    sun = np.array([u(-0.6, 0.6), u(-0.8, -0.35), u(0.5, 0.9)])
-    sun /= np.sqrt((sun * sun).sum())
+    sun_x, sun_y, sun_z = u(-0.6, 0.6), u(-0.8, -0.35), u(0.5, 0.9)
+    length = math.hypot(sun_x, sun_y, sun_z)
+    sun = (sun_x / length, sun_y / length, sun_z / length)
     frame = Frame(
         drawn,
         scale=u(0.86, 1.02),
@@ -49,7 +51,7 @@ def render(species: int, rng: np.random.Generator, size: int) -> Array:
         shift=(u(-0.07, 0.07), u(-0.06, 0.06)),
     )
     palette = Palette.draw(rng)
-    exposure, tint = u(0.8, 1.12), u(0.94, 1.06, size=(3, 1, 1))
+    exposure, tint, grain = u(0.8, 1.12), u(0.94, 1.06, size=(3, 1, 1)), u(0.0, 3.0)
     anatomy = BUILDERS[kind.family](Pose(rng))
     support = anatomy.supports[rng.integers(len(anatomy.supports))]
     feet = frame.to_picture(*anatomy.feet)
@@ -71,7 +73,7 @@ def render(species: int, rng: np.random.Generator, size: int) -> Array:
     pixels *= (exposure * tint).astype(np.float32)
     if drawn != size:
         pixels = pixels.reshape(3, size, drawn // size, size, drawn // size).mean(axis=(2, 4), dtype=np.float32)
-    pixels = pixels * np.float32(255) + rng.standard_normal((size, size), dtype=np.float32) * np.float32(2.5)
+    pixels = pixels * np.float32(255) + rng.standard_normal((size, size), dtype=np.float32) * np.float32(grain)
     return np.clip(pixels + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
@@ -84,9 +86,9 @@ def generate_birds(
 ) -> tuple[Tensor, Tensor]:
     """Draw pictures ``start .. start + n - 1`` of a seeded stream of birds.
 
-    A family shows in the silhouette, a genus in a plumage pattern, a species only in fine marks that vanish when the side is
-    divided by four. Colours, light, pose and backdrop are independent of genus and species. Every block of 40 consecutive
-    pictures (counted from 0) holds each species once.
+    A family shows in the silhouette, a genus in a plumage pattern, a species only in fine marks that vanish when the
+    side is divided by four. Colours, light, pose and backdrop are independent of genus and species. Every block of 40
+    consecutive pictures (counted from 0) holds each species once.
 
     Args:
         n: number of pictures, >= 0.
@@ -114,7 +116,7 @@ def generate_birds(
     images = torch.empty(n, 3, size, size, dtype=torch.uint8)
     labels = torch.empty(n, 3, dtype=torch.int64)
     pixels, paths = images.numpy(), labels.numpy()
-    order, block = np.empty(0), -1
+    order, block = np.empty(0, dtype=np.int64), -1
     for row, index in enumerate(range(start, start + n)):
         if index // count != block:
             block = index // count

@@ -1,8 +1,8 @@
-"""Painting with numpy: an affine drawing frame, tapered strokes with analytic antialiasing, and a canvas to blend them on.
+"""Painting with numpy: an affine drawing frame, tapered strokes with analytic antialiasing, and a canvas.
 
-The one primitive is the *bone* ``(ax, ay, ra, bx, by, rb)``: a segment whose radius goes linearly from ``ra`` to ``rb``.
-Bodies are smooth unions of bones; bills, legs, feathers and branches are single ones. A bone is only evaluated inside its own
-window of pixels. Coordinates are x right, y down; the picture spans [-1, 1] in both.
+The one primitive is the *bone* ``(ax, ay, ra, bx, by, rb)``: a segment whose radius goes linearly from ``ra`` to
+``rb``. Bodies are smooth unions of bones; bills, legs, feathers and branches are plain unions of few. A shape is only
+evaluated inside its own window of pixels. Coordinates are x right, y down; the picture spans [-1, 1] in both.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-Array = np.ndarray
+Array = NDArray[np.float32]
 Bone = tuple[float, float, float, float, float, float]
-Colour = Array  # [3] or [3, h, w], RGB in 0..1
+Colour = Array  # [3, 1, 1] or [3, h, w], RGB in 0..1
+Light = tuple[float, float, float]  # direction towards the light, x right, y down, z to the viewer
 
 
 class Field(NamedTuple):
@@ -31,10 +33,12 @@ class Field(NamedTuple):
 
 
 def rgb(hue: float, lightness: float, saturation: float) -> Colour:
+    """Convert to RGB, shaped to broadcast over a window."""
     return np.array(colorsys.hls_to_rgb(hue % 1.0, lightness, saturation), dtype=np.float32)[:, None, None]
 
 
 def circle(x: float, y: float, radius: float) -> Bone:
+    """Make a bone of length zero."""
     return (x, y, radius, x, y, radius)
 
 
@@ -42,7 +46,13 @@ class Frame:
     """Scale, then mirror, rotation and shift, from drawing units to the picture; knows the pixels under a shape."""
 
     def __init__(
-        self, size: int, *, scale: float = 1.0, angle: float = 0.0, flip: int = 1, shift: tuple[float, float] = (0.0, 0.0)
+        self,
+        size: int,
+        *,
+        scale: float = 1.0,
+        angle: float = 0.0,
+        flip: int = 1,
+        shift: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self.size, self.scale, self.flip, self.shift = size, scale, flip, shift
         self.cos, self.sin = math.cos(angle), math.sin(angle)
@@ -53,6 +63,7 @@ class Frame:
         self._y = np.float32(-self.sin / scale) * column, np.float32(self.cos / scale) * row
 
     def to_picture(self, x: float, y: float) -> tuple[float, float]:
+        """Map a drawing point to the picture."""
         x = self.flip * x
         return (
             self.shift[0] + self.scale * (self.cos * x - self.sin * y),
@@ -126,6 +137,7 @@ class Canvas:
         self.pixels = np.zeros((3, size, size), dtype=np.float32)
 
     def blend(self, where: tuple[slice, slice], alpha: Array, colour: Colour) -> None:
+        """Lay ``colour`` over a window with opacity ``alpha``."""
         region = self.pixels[:, where[0], where[1]]
         region += alpha * (colour - region)
 
@@ -134,14 +146,14 @@ class Canvas:
         frame: Frame,
         bones: Sequence[Bone],
         colour: Colour,
-        light: tuple[float, float, float] | None = None,
+        light: Light | None = None,
         *,
         soft: float = 0.0,
         opacity: float = 1.0,
         edge: float = 0.0,
         albedo: Callable[[Array, Array, Colour], Colour] | None = None,
     ) -> None:
-        """Draw a union of bones; ``light`` rounds it, ``soft`` blurs and ``edge`` darkens its rim, ``albedo`` paints on it."""
+        """Draw bones: ``light`` rounds it, ``soft`` blurs and ``edge`` darkens its rim, ``albedo`` tints it."""
         f = frame.field([(ax, ay, ra + soft, bx, by, rb + soft) for ax, ay, ra, bx, by, rb in bones])
         if not f.distance.size:
             return
@@ -155,7 +167,7 @@ class Canvas:
         self.blend(f.where, alpha * np.float32(opacity), colour)
 
 
-def shade(f: Field, light: tuple[float, float, float]) -> Array:
+def shade(f: Field, light: Light) -> Array:
     """Lambert shading of a round body: the normal is (qx, qy, sqrt(1 - q^2))."""
     square = f.qx * f.qx
     square += f.qy * f.qy
@@ -167,5 +179,6 @@ def shade(f: Field, light: tuple[float, float, float]) -> Array:
 
 
 def smoothstep(t: Array) -> Array:
+    """Clamp to 0..1 and ease both ends."""
     t = np.clip(t, 0, 1)
     return t * t * (3 - 2 * t)

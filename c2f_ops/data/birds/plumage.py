@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .anatomy import Anatomy, Point, Wing
-from .paint import Array, Canvas, Colour, Field, Frame, circle, rgb, shade, smoothstep
+from .anatomy import Anatomy, Axis, Wing
+from .paint import Array, Bone, Canvas, Colour, Field, Frame, Light, circle, rgb, shade, smoothstep
 from .taxonomy import Species
 
-PERIOD = 0.078  # of the fine textures in drawing units: 5 pixels at 128, below the Nyquist limit at 48
-AMPLITUDE = 0.2  # of the fine marks, in RGB units
-HUES = (0.03, 0.07, 0.1, 0.13, 0.22, 0.38, 0.48, 0.57, 0.61, 0.66, 0.8, 0.95)  # rufous, ochre, olive, teal, slate, plum, rose ...
+PERIOD = 0.09  # of the fine textures in drawing units: 5 to 6 pixels at 128, two samples at 48, none left at 32
+HUES = (0.03, 0.07, 0.1, 0.13, 0.22, 0.38, 0.48, 0.57, 0.61, 0.66, 0.8, 0.95)  # rufous to plum
 
 
 class Palette(NamedTuple):
@@ -26,9 +25,11 @@ class Palette(NamedTuple):
     bill: Colour
     legs: Colour
     countershade: float  # how much the body pales (or darkens) from back to belly
+    strength: float  # amplitude of the fine marks, in RGB units
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Palette:
+        """Draw the colours of an individual."""
         u = rng.uniform
         hue = HUES[rng.integers(len(HUES))] + u(-0.03, 0.03)
         return cls(
@@ -39,6 +40,7 @@ class Palette(NamedTuple):
             bill=rgb(u(0.0, 0.17), u(0.35, 0.55), u(0.2, 0.8)),
             legs=rgb(u(0.0, 0.17), u(0.35, 0.55), u(0.1, 0.6)),
             countershade=u(-0.08, 0.14),
+            strength=0.25 * math.exp(u(-1.25, 0.0)),
         )
 
 
@@ -46,15 +48,16 @@ def texture(kind: str, along: Array, across: Array) -> Array:
     """Zero-mean pattern in -1..1: bars cross the axis, streaks follow it, spots do both."""
     turn = np.float32(2 * math.pi / PERIOD)
     if kind == "bars":
-        wave = np.sin(turn * along)
+        rows = turn * along + np.float32(0.9) * np.sin(turn * np.float32(0.45) * across)  # waved like rows of feathers
+        wave = np.sin(rows) * np.float32(1.6)
     elif kind == "streaks":
-        wave = np.sin(turn * across)
+        wave = np.sin(turn * across) * np.float32(1.6)
     else:
-        wave = np.sin(turn * np.float32(0.75) * along) * np.sin(turn * np.float32(0.75) * across) * np.float32(1.5)
-    return np.clip(wave * np.float32(1.6), -1, 1)
+        wave = np.sin(turn * np.float32(0.75) * along) * np.sin(turn * np.float32(0.75) * across) * np.float32(1.8)
+    return np.clip(wave, -1, 1)
 
 
-def modulate(colour: Colour, wave: Array, amplitude: float = AMPLITUDE) -> Colour:
+def modulate(colour: Colour, wave: Array, amplitude: float) -> Colour:
     """Add a zero-mean wave without leaving 0.02..0.98, so that it stays zero-mean."""
     room = np.minimum(np.float32(0.98) - colour, colour - np.float32(0.02))
     return colour + np.minimum(room, np.float32(amplitude)) * wave
@@ -66,7 +69,8 @@ def wavelet(distance: Array, half_width: float) -> Array:
     return np.where(t < 1, np.cos(np.float32(math.pi) * t), np.float32(0))
 
 
-def axes(x: Array, y: Array, axis: tuple[Point, Point]) -> tuple[Array, Array]:
+def axes(x: Array, y: Array, axis: Axis) -> tuple[Array, Array]:
+    """Coordinates along and across an axis, from its first point; across is positive on the left of its course."""
     (ax, ay), (bx, by) = axis
     length = math.hypot(bx - ax, by - ay)
     ux, uy = np.float32((bx - ax) / length), np.float32((by - ay) / length)
@@ -97,13 +101,12 @@ def _coarse_pattern(f: Field, a: Anatomy, pattern: str) -> Array:
         return _inside(_disc(f, hx, hy, 1.3 * hr))
     if pattern == "bib":
         return _inside(_disc(f, cx, cy, 0.8 * cr))
-    if pattern == "band":
-        along, _ = axes(f.x, f.y, ((cx, cy), (hx, hy)))
-        return _inside(np.abs(along) - np.float32(0.4 * cr))
-    raise AssertionError(pattern)
+    assert pattern == "band", pattern
+    along, _ = axes(f.x, f.y, ((cx, cy), (hx, hy)))
+    return _inside(np.abs(along) - np.float32(0.4 * cr))
 
 
-def _body(canvas: Canvas, frame: Frame, a: Anatomy, species: Species, palette: Palette, light) -> None:
+def _body(canvas: Canvas, frame: Frame, a: Anatomy, species: Species, palette: Palette, light: Light) -> None:
     f = frame.field(a.body, a.blend)
     (_, fy), (_, ry) = a.spine
     colour = palette.base + np.float32(palette.countershade) * np.clip((f.y - np.float32((fy + ry) / 2)) * 3, -1, 1)
@@ -116,53 +119,59 @@ def _body(canvas: Canvas, frame: Frame, a: Anatomy, species: Species, palette: P
     if marks.breast != "plain":
         cx, cy, cr = a.chest
         region = smoothstep((np.float32(1.25 * cr) - _disc(f, cx, cy, 0)) * np.float32(1 / 0.08))
-        colour = modulate(colour, region * texture(marks.breast, f.y - np.float32(cy), f.x - np.float32(cx)))
+        colour = modulate(
+            colour, region * texture(marks.breast, f.y - np.float32(cy), f.x - np.float32(cx)), palette.strength
+        )
     for x, y, radius in a.eyes:
         if marks.face == "ring":
-            colour = modulate(colour, wavelet(_disc(f, x, y, radius + 0.032), 0.036), 0.35)
+            colour = modulate(colour, wavelet(_disc(f, x, y, radius + 0.032), 0.036), 1.6 * palette.strength)
         elif marks.face == "stripe":
             along, across = axes(f.x, f.y, ((x, y), (x + 1, y - 0.1)))
             run = np.clip((np.float32(1.1 * a.head[2]) - np.abs(along)) * np.float32(30), 0, 1)
-            colour = modulate(colour, -run * wavelet(across, 0.05), 0.35)
+            colour = modulate(colour, -run * wavelet(across, 0.05), 1.6 * palette.strength)
     canvas.blend(f.where, frame.coverage(f.distance), colour * shade(f, light))
 
 
-def _wing(canvas: Canvas, frame: Frame, wing: Wing, kind: str, colour: Colour, light) -> None:
+def _wing(canvas: Canvas, frame: Frame, wing: Wing, kind: str, palette: Palette, light: Light) -> None:
     def paint(x: Array, y: Array, plain: Colour) -> Colour:
-        return plain if kind == "plain" else modulate(plain, texture(kind, *axes(x, y, wing.axis)))
+        return plain if kind == "plain" else modulate(plain, texture(kind, *axes(x, y, wing.axis)), palette.strength)
 
     count = len(wing.feathers)
     for k, feather in enumerate(wing.feathers):
         tone = np.float32(0.78 + 0.34 * (k + 1) / count)  # long feathers behind are darker
-        canvas.stroke(frame, [feather], colour * tone, light, edge=0.25, albedo=paint)
+        canvas.stroke(frame, feather, palette.wing * tone, light, edge=0.25, albedo=paint)
 
 
-def _banded(canvas: Canvas, frame: Frame, bones, colour: Colour, light, banded: bool) -> None:
+def _limbs(
+    canvas: Canvas, frame: Frame, bones: list[Bone], colour: Colour, light: Light, banded: bool, strength: float
+) -> None:
+    """Bill or legs, banded or not."""
     for bone in bones:
-        axis = (bone[:2], bone[3:5])
+        ax, ay, _, bx, by, _ = bone
 
-        def paint(x: Array, y: Array, plain: Colour, axis=axis) -> Colour:
-            return modulate(plain, texture("bars", *axes(x, y, axis)), 0.33) if banded else plain
+        def paint(x: Array, y: Array, plain: Colour, axis: Axis = ((ax, ay), (bx, by))) -> Colour:
+            return modulate(plain, texture("bars", *axes(x, y, axis)), 1.6 * strength) if banded else plain
 
         canvas.stroke(frame, [bone], colour, light, albedo=paint)
 
 
-def paint_bird(canvas: Canvas, frame: Frame, a: Anatomy, species: Species, palette: Palette, sun) -> None:
+def paint_bird(canvas: Canvas, frame: Frame, a: Anatomy, species: Species, palette: Palette, sun: Light) -> None:
     """Paint from back to front. ``sun`` is the light direction in the picture."""
     light = (*frame.direction(sun[0], sun[1]), sun[2])
     marks = species.marks
+    flat = (0.5 * light[0], 0.5 * light[1], light[2])  # feathers are flatter than bodies
     for feather in a.far_wing:
-        canvas.stroke(frame, [feather], palette.wing * np.float32(0.7), light, edge=0.2)
-    for feather in a.tail:
-        canvas.stroke(frame, [feather], palette.wing * np.float32(0.85), light, edge=0.3)
-    _banded(canvas, frame, a.legs, palette.legs, light, marks.legs == "rings")
+        canvas.stroke(frame, feather, palette.wing * np.float32(0.7), flat, edge=0.2)
+    for bone in a.tail:
+        canvas.stroke(frame, [bone], palette.wing * np.float32(0.85), flat, edge=0.3)
+    _limbs(canvas, frame, a.legs, palette.legs, light, marks.legs == "rings", palette.strength)
     if len(a.eyes) == 1:
-        _banded(canvas, frame, a.bill, palette.bill, light, marks.bill == "bands")
+        _limbs(canvas, frame, a.bill, palette.bill, light, marks.bill == "bands", palette.strength)
     _body(canvas, frame, a, species, palette, light)
     if len(a.eyes) == 2:  # seen from the front, the bill lies on the face
-        _banded(canvas, frame, a.bill, palette.bill, light, marks.bill == "bands")
+        _limbs(canvas, frame, a.bill, palette.bill, light, marks.bill == "bands", palette.strength)
     for wing in a.wings:
-        _wing(canvas, frame, wing, marks.wing, palette.wing, light)
+        _wing(canvas, frame, wing, marks.wing, palette, flat)
     black, white = rgb(0, 0.05, 0.2), rgb(0, 0.97, 0)
     for x, y, radius in a.eyes:
         if len(a.eyes) == 2:

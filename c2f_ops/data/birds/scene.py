@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from .paint import Array, Bone, Canvas, Colour, Frame, circle, rgb, smoothstep
+from .anatomy import Point
+from .paint import Array, Bone, Canvas, Colour, Frame, Light, circle, rgb, smoothstep
 
 BACKDROPS = ("sky", "foliage", "hills", "reeds")
 HUES = (0.07, 0.11, 0.25, 0.33, 0.45, 0.55, 0.58, 0.6, 0.63, 0.75)  # dusk, straw, leaves, mist, sky, evening
@@ -24,7 +25,8 @@ def _interpolation(size: int, knots: int) -> Array:
 def smooth_noise(rng: np.random.Generator, size: int, rows: int, columns: int) -> Array:
     """``[size, size]`` noise of unit variance, coarse as the knots; einsum sums in one order on any machine load."""
     knots = rng.standard_normal((rows, columns), dtype=np.float32)
-    return np.einsum("ik,jk->ij", np.einsum("ik,kl->il", _interpolation(size, rows), knots), _interpolation(size, columns))
+    across = np.einsum("kl,jl->kj", knots, _interpolation(size, columns))
+    return np.einsum("ik,kj->ij", _interpolation(size, rows), across)
 
 
 def _gradient(size: int, top: Colour, bottom: Colour) -> Array:
@@ -33,6 +35,7 @@ def _gradient(size: int, top: Colour, bottom: Colour) -> Array:
 
 
 def paint_backdrop(canvas: Canvas, frame: Frame, rng: np.random.Generator) -> None:
+    """Fill the canvas with one of the backdrops."""
     kind, u, size = BACKDROPS[rng.integers(len(BACKDROPS))], rng.uniform, frame.size
     hue, lightness = HUES[rng.integers(len(HUES))] + u(-0.04, 0.04), u(0.5, 0.85)
     far = rgb(hue, lightness, u(0.15, 0.5))
@@ -63,11 +66,12 @@ def paint_backdrop(canvas: Canvas, frame: Frame, rng: np.random.Generator) -> No
 
 
 def _leaf(x: float, y: float, dx: float, dy: float, width: float) -> list[Bone]:
-    middle = (x + 0.45 * dx, y + 0.45 * dy, width)
-    return [(x, y, 0.004, *middle), (*middle, x + dx, y + dy, 0.004)]
+    low, high = (x + 0.35 * dx, y + 0.35 * dy, width), (x + 0.6 * dx, y + 0.6 * dy, 0.85 * width)
+    return [(x, y, 0.004, *low), (*low, *high), (*high, x + dx, y + dy, 0.004)]
 
 
-def paint_branch(canvas: Canvas, frame: Frame, rng: np.random.Generator, feet: tuple[float, float], light) -> None:
+def paint_branch(canvas: Canvas, frame: Frame, rng: np.random.Generator, feet: Point, light: Light) -> None:
+    """Paint a branch with leaves under the feet."""
     u = rng.uniform
     thick, slope, (x, y) = u(0.035, 0.06), u(-0.1, 0.1), feet
     bark = rgb(u(0.03, 0.12), u(0.2, 0.42), u(0.1, 0.4))
@@ -83,7 +87,8 @@ def paint_branch(canvas: Canvas, frame: Frame, rng: np.random.Generator, feet: t
         canvas.stroke(frame, shape, leaf * np.float32(0.75 + 0.5 * tone), light)
 
 
-def paint_ground(canvas: Canvas, frame: Frame, rng: np.random.Generator, feet: tuple[float, float]) -> None:
+def paint_ground(canvas: Canvas, frame: Frame, rng: np.random.Generator, feet: Point) -> None:
+    """Paint the ground below a horizon behind the feet, and the shadow of the bird."""
     u, size = rng.uniform, frame.size
     horizon = feet[1] - u(0.03, 0.2)
     y = np.linspace(-1, 1, size, dtype=np.float32)[:, None]
@@ -97,7 +102,7 @@ def paint_ground(canvas: Canvas, frame: Frame, rng: np.random.Generator, feet: t
     canvas.stroke(frame, [shadow], earth * np.float32(0.3), soft=0.05, opacity=0.6)
 
 
-def paint_grass(canvas: Canvas, frame: Frame, rng: np.random.Generator, feet: tuple[float, float]) -> None:
+def paint_grass(canvas: Canvas, frame: Frame, rng: np.random.Generator, feet: Point) -> None:
     """Blades in front of the feet."""
     blade = rgb(rng.uniform(0.12, 0.4), rng.uniform(0.25, 0.5), rng.uniform(0.2, 0.5))
     for x, lean, height, tone in rng.uniform(size=(12, 4)):
@@ -118,7 +123,8 @@ def paint_water(canvas: Canvas, frame: Frame, rng: np.random.Generator, level: f
     canvas.pixels[:, rim] = canvas.pixels[:, rim] * np.float32(0.8) + np.float32(0.16)
 
 
-def paint_flower(canvas: Canvas, frame: Frame, rng: np.random.Generator, at: tuple[float, float], light) -> None:
+def paint_flower(canvas: Canvas, frame: Frame, rng: np.random.Generator, at: Point, light: Light) -> None:
+    """Paint a flower where the bill ends."""
     u, (x, y) = rng.uniform, at
     stem, petal, turn = rgb(u(0.2, 0.4), u(0.25, 0.45), 0.4), rgb(u(), u(0.5, 0.75), u(0.4, 0.8)), u(0, 2)
     canvas.stroke(frame, [(x, y, 0.014, x + u(-0.2, 0.2), 1.1, 0.022)], stem, light)

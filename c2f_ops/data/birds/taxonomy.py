@@ -1,8 +1,8 @@
 """The tree of the drawn birds: which families, genera and species exist and what tells them apart.
 
-Each level has its own scale. A family is a body plan (anatomy.py), a genus one plumage pattern about a tenth of the picture
-wide, a species a set of fine marks: textures with a period of 1/26 of the picture and lines a pixel or two wide at 128 px.
-Textures and lines are painted with zero mean, so that averaging leaves no trace of them.
+Each level has its own scale. A family is a body plan (anatomy.py), a genus one plumage pattern about a tenth of the
+picture wide, a species a set of fine marks: textures with a period of 1/26 of the picture and lines one or two pixels
+wide at 128 px. Textures and lines are painted with zero mean, so that averaging leaves no trace of them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Marks(NamedTuple):
     legs: str = "plain"  # plain | rings
 
 
-# family -> genus -> (plumage pattern, {epithet: marks}). Epithets describe the marks: fasciata banded, striata streaked,
-# guttata and punctata spotted, ocularis with an eye ring, superciliosa with an eye stripe, annulirostris with a banded bill.
+# family -> genus -> (plumage pattern, {epithet: marks}). Epithets describe the marks: fasciata banded,
+# striata streaked, guttata spotted, ocularis eye ring, superciliosa eye stripe, annulirostris banded bill.
 TREE: dict[str, dict[str, tuple[str, dict[str, Marks]]]] = {
     "Ardellidae": {
         "Ardella": (
@@ -84,7 +84,10 @@ TREE: dict[str, dict[str, tuple[str, dict[str, Marks]]]] = {
                 "pallida": Marks(face="ring"),
             },
         ),
-        "Noctilia": ("bib", {"guttulata": Marks(wing="spots", breast="spots"), "zonata": Marks(wing="bars", face="ring")}),
+        "Noctilia": (
+            "bib",
+            {"guttulata": Marks(wing="spots", breast="spots"), "zonata": Marks(wing="bars", face="ring")},
+        ),
     },
     "Nectarillidae": {
         "Nectarilla": (
@@ -142,4 +145,4 @@ for _family, _genera in TREE.items():
 
 NAMES = [FAMILY_NAMES, GENUS_NAMES, [species.name for species in SPECIES]]
 PARENTS: list[list[int] | None] = [None, GENUS_PARENT, SPECIES_PARENT]
-PATHS = [[GENUS_PARENT[genus], genus, species] for species, genus in enumerate(SPECIES_PARENT)]  # [40][3] coarse -> fine
+PATHS = [[GENUS_PARENT[genus], genus, species] for species, genus in enumerate(SPECIES_PARENT)]  # coarse -> fine

@@ -103,7 +103,8 @@ struct MultilinearPoolCpuPlan {
   int32_t block_l = 0;         // positions of one register tile
   int32_t block_d = 0;         // outputs of one register tile
   int64_t unit_d = 0;          // outputs of one unit of work: its packed weights stay in L2
-  int64_t chunk_d = 0;         // outputs of one pass of the backward
+  int64_t chunk_d = 0;         // outputs of one step of the backward
+  int64_t chunk_b = 0;         // samples of one pass of the backward
   int64_t fwd_scratch_bytes = 0;  // for the whole call, all threads
   int64_t bwd_scratch_bytes = 0;
 };
@@ -123,27 +124,37 @@ struct CudaDevice {
   int64_t shared_bytes_per_block = 0, l2_bytes = 0;
 };
 
-// How the CUDA kernels will run a problem: a pure host function of sizes and device facts.
+// Which dimension of a feature [B, L, C] is contiguous: positions (NCHW maps), channels (NHWC maps, tokens), or neither.
+enum class Layout : int32_t { kPositions = 0, kChannels = 1, kStrided = 2 };
+
+// Which kernel forms the projections and their products in the forward. The fused kernel for sm_90a has its place beside it, in
+// multilinear_pool_fwd_sm90.cu.
+enum class CudaKernel : int32_t { kChunked = 0, kFusedSm80 = 1 };
+
+// How the CUDA kernels will run a problem: a pure host function of sizes, layout and device facts.
 struct MultilinearPoolCudaPlan {
-  const char* algo = "";    // "fused_sm80" | "chunked"; sm_90a has its place in multilinear_pool_fwd_sm90.cu
-  int32_t block_l = 0, block_d = 0, block_c = 0, stages = 0, warps = 0;
-  int64_t chunk_d = 0;      // columns of one chunk (chunked forward, every backward)
-  int64_t chunk_b = 0;      // samples of one chunk
+  CudaKernel kernel = CudaKernel::kChunked;
+  const char* reason = "";  // why this kernel
+  // fused: one block of threads computes block_l positions by block_d columns at a time, block_c channels per step
+  int32_t block_l = 0, block_d = 0, block_c = 0, stages = 0, threads = 0;
   int64_t grid = 0, shared_bytes = 0;
-  const char* reason = "";  // why this algo
+  // chunked forward, every backward: samples and columns of one chunk
+  int64_t chunk_b = 0, chunk_d = 0;
 };
 
-Status plan_multilinear_pool_cuda(const MultilinearPoolProblem& problem, const CudaDevice& device,
+// `layout` is that of all features, kStrided where they differ.
+Status plan_multilinear_pool_cuda(const MultilinearPoolProblem& problem, Layout layout, const CudaDevice& device,
                                   MultilinearPoolCudaPlan* plan);
 
-// Fully fused forward, 16-bit storage types, M <= 3: p is written, projections are not saved. `stream` is a cudaStream_t.
+// Fully fused forward, 16-bit storage types, M = 2 or 3, products of distinct factors: p is written, projections are not saved.
+// Needs what the plan was made for, and weights with stride_d = 1. `stream` is a cudaStream_t.
 Status launch_multilinear_pool_fwd(const MultilinearPoolFwdArgs& args, const MultilinearPoolCudaPlan& plan, void* stream);
 
-// Chunked path. The projections of one chunk (`rows` = B' * L positions, `width` columns from column `first` on) were made by
-// GEMM, before bias and activation when `raw`, after them otherwise (a saved slice).
+// Chunked path. The projections of one chunk (problem.B samples, `width` columns from column `first` on) were made by GEMM, before
+// bias and activation when `raw`, after them otherwise (a saved slice).
 struct HadamardArgs {
   MultilinearPoolProblem problem;        // B: samples of this chunk; D: the full width
-  const void* projections[kMaxFactors];  // [B, L, width], row stride `row_stride`, `dtype`
+  const void* projections[kMaxFactors] = {};  // [B, L, width], row stride `row_stride`, `dtype`
   DType dtype = DType::kFloat32;         // storage type of the projections and of G: float32 or problem.dtype
   int64_t row_stride = 0;
   int64_t first = 0, width = 0;
@@ -155,8 +166,8 @@ struct HadamardArgs {
   // grad
   const float* d_p = nullptr;             // [B, Q, D]
   void* grads[kMaxFactors] = {};          // G_m, [B, L, width] contiguous, `dtype`, null: not wanted
-  float grad_scale[kMaxFactors] = {};     // G_m is stored times this power of two (fp16 range); 1 otherwise
-  float* d_biases[kMaxFactors] = {};      // [B, D] partial sums per sample, summed over b in order by the caller; null: not wanted
+  const float* grad_scale = nullptr;      // [M], in device memory: G_m is stored times grad_scale[m]; null: times 1
+  float* d_biases[kMaxFactors] = {};      // [B, width] sums over positions, unscaled; the caller sums over b; null: not wanted
 };
 Status launch_hadamard_reduce(const HadamardArgs& args, void* stream);
 Status launch_hadamard_grad(const HadamardArgs& args, void* stream);

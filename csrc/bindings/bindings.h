@@ -1,0 +1,23 @@
+// One bind_<op> per op, each in its own bind_<op>.cpp, called once by module.cpp.
+//
+// A binding converts integers (addresses, sizes, enum values) to the structs of c2f/<op>.h, releases the GIL around the kernel
+// and passes its Status to throw_if_error. It computes nothing.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+
+#include "c2f/common.h"
+
+namespace c2f {
+
+void bind_multilinear_pool_cpu(pybind11::module_& m);
+void bind_signed_sqrt_normalize_cpu(pybind11::module_& m);
+
+// Call with the GIL held. Python sees RuntimeError.
+inline void throw_if_error(const Status& status) {
+  if (!status.ok()) throw std::runtime_error(status.message());
+}
+
+}  // namespace c2f

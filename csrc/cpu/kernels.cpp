@@ -1,0 +1,17 @@
+#include "cpu/kernels.h"
+
+#include "cpu/cpu_features.h"
+
+namespace c2f {
+
+const Kernels& cpu_kernels() {
+#if C2F_HAS_AVX512
+  if (cpu_isa() >= Isa::kAvx512) return kKernelsAvx512;
+#endif
+#if C2F_HAS_AVX2
+  if (cpu_isa() >= Isa::kAvx2) return kKernelsAvx2;
+#endif
+  return kKernelsPortable;
+}
+
+}  // namespace c2f

@@ -1,0 +1,38 @@
+// The only place where a kernel is launched and where dynamic shared memory is declared.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <string>
+
+#include "c2f/common.h"
+
+namespace c2f {
+
+inline Status cuda_status(cudaError_t error, const char* what) {
+  return error == cudaSuccess ? Status() : Status::error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// Launches `kernel` on `blocks` blocks of `threads` threads. Reports a launch that failed, not an earlier error of the stream.
+template <class... Params, class... Args>
+Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes, void* stream,
+              const Args&... args) {
+  if (blocks > INT32_MAX) return Status::error(std::string(name) + ": the problem needs more than 2^31 - 1 blocks");
+  if (shared_bytes > 48 * 1024) {
+    const Status status = cuda_status(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                           cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                           static_cast<int>(shared_bytes)), name);
+    if (!status.ok()) return status;
+  }
+  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
+  return cuda_status(cudaGetLastError(), name);
+}
+
+// The block's dynamic shared memory, 16-byte aligned.
+__device__ __forceinline__ unsigned char* dynamic_shared() {
+  extern __shared__ __align__(16) unsigned char c2f_dynamic_shared[];
+  return c2f_dynamic_shared;
+}
+
+}  // namespace c2f

@@ -1,0 +1,170 @@
+"""The ops inside torch: opcheck, compile, export, ONNX, autocast, training parity."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import c2f_ops
+from c2f_ops._ops.multilinear_pool import encode
+from c2f_ops.nn import MultiLinearPool
+from c2f_ops.testing import make_pool_inputs, relative_error
+
+NORM = ("shifted", 0.03, "interaction", "add", 1e-7)
+
+
+def _op_args(device, backend, *, layout="NCHW", bias=True, mask="none", save=True, dtype=torch.float32):
+    inputs = make_pool_inputs(2, 3, 4, (5, 6, 7), 9, layout=layout, bias=bias, mask=mask, device=device, dtype=dtype)
+    features = [x.detach().flatten(2).transpose(1, 2).requires_grad_() for x in inputs.features]
+    biases = [b.detach().float().requires_grad_() for b in inputs.biases] if bias else []
+    options = (encode(c2f_ops.MLP), "relu", *NORM, "direct", backend)
+    return features, inputs.weights, biases, inputs.mask, options, save
+
+
+@pytest.mark.parametrize("save", [True, False])
+@pytest.mark.parametrize("mask", ["none", "bool", "float"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_opcheck(backend, device, bias, mask, save):
+    features, weights, biases, position_mask, options, save = _op_args(device, backend, bias=bias, mask=mask, save=save)
+    if mask == "float":
+        position_mask.requires_grad_(backend == "reference")
+    args = (features, weights, biases, position_mask, *options, save, torch.float32)
+    torch.library.opcheck(torch.ops.c2f_ops.multilinear_pool.default, args)
+    _, p, projections = torch.ops.c2f_ops.multilinear_pool(*args)
+    d_out = torch.randn(2, 36, device=device)
+    plain = [[t.detach() for t in group] for group in (projections, features, weights, biases)]
+    flags = [True, False, True, False, True, True, *([True, True, False] if bias else [False] * 3), False]
+    kept = None if position_mask is None else position_mask.detach()
+    torch.library.opcheck(
+        torch.ops.c2f_ops.multilinear_pool_bwd.default, (d_out, p.detach(), *plain, kept, *options, flags)
+    )
+
+
+def test_opcheck_of_the_epilogue(backend, device):
+    p = torch.randn(2, 3, 7, device=device, requires_grad=True)
+    torch.library.opcheck(torch.ops.c2f_ops.signed_sqrt_normalize.default, (p, *NORM, backend))
+    d_out = torch.randn(2, 3, 7, device=device)
+    torch.library.opcheck(torch.ops.c2f_ops.signed_sqrt_normalize_bwd.default, (d_out, p.detach(), *NORM, backend))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "channels_last"])
+def test_compile_recompiles_at_most_once_over_batch_sizes(backend, device, layout):
+    torch._dynamo.reset()
+    pool = MultiLinearPool((5, 6, 7), 8, backend=backend).to(device)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(pool, fullgraph=True, dynamic=True, backend=counter)
+    for batch in range(2, 12):
+        inputs = make_pool_inputs(batch, 3, 4, (5, 6, 7), 8, layout=layout, device=device)
+        out = compiled(inputs.features)
+        expected = pool(inputs.features)
+        assert relative_error(out, expected) < 1e-6
+        grads = torch.autograd.grad(out.sum(), inputs.features)
+        peers = torch.autograd.grad(expected.sum(), inputs.features)
+        assert all(relative_error(a, b) < 1e-5 and a.stride() == b.stride() for a, b in zip(grads, peers, strict=True))
+    assert counter.frame_count <= 2
+
+
+def test_compile_with_inductor(backend, device):
+    torch._dynamo.reset()
+    pool = MultiLinearPool((5, 6, 7), 8, backend=backend).to(device)
+    inputs = make_pool_inputs(3, 3, 4, (5, 6, 7), 8, device=device)
+
+    def run(*maps):
+        return pool([m * 2 for m in maps]).relu()
+
+    out = torch.compile(run, fullgraph=True)(*inputs.features)
+    assert relative_error(out, run(*inputs.features)) < 1e-6
+    out.sum().backward()
+    assert all(p.grad is not None for p in pool.parameters())
+
+
+class _Tokens(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool = MultiLinearPool((5, 6, 7), 8, layout="NLC", num_prefix_tokens=1)
+
+    def forward(self, a, b, c):
+        return self.pool([a, b, c])
+
+
+def test_export_and_reload(tmp_path):
+    tokens = tuple(torch.randn(2, 10, c) for c in (5, 6, 7))
+    module = _Tokens().eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(module, tokens, dynamic_shapes=[{0: batch}] * 3)
+    assert any("c2f_ops.multilinear_pool" in str(node.target) for node in program.graph.nodes)
+    torch.export.save(program, tmp_path / "pool.pt2")
+    more = tuple(torch.randn(5, 10, c) for c in (5, 6, 7))
+    assert relative_error(torch.export.load(tmp_path / "pool.pt2").module()(*more), module(*more)) < 1e-6
+
+
+def test_decomposed_export_holds_plain_operations_only():
+    tokens = tuple(torch.randn(2, 10, c) for c in (5, 6, 7))
+    module = _Tokens().eval()
+    with c2f_ops.decomposed():
+        program = torch.export.export(module, tokens)
+    assert not any("c2f_ops" in str(node.target) for node in program.graph.nodes)
+    assert relative_error(program.module()(*tokens), module(*tokens)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_gives_float32_and_gradients_of_the_original_types(backend, device, dtype):
+    inputs = make_pool_inputs(2, 3, 4, (5, 6, 7), 9, device=device)
+    inputs.weights[1] = inputs.weights[1].detach().double().requires_grad_()
+    with torch.no_grad():
+        exact = inputs.to(dtype=torch.float64, device="cpu").run(backend="reference")
+    with torch.autocast(device, dtype=dtype):
+        mixed = inputs.run(backend="auto")
+    assert mixed.dtype == torch.float64  # float64 is left alone, and wins the promotion
+    inputs.weights[1] = inputs.weights[1].detach().float().requires_grad_()
+    with torch.autocast(device, dtype=dtype):
+        out = inputs.run(backend=backend)
+        assert out.dtype == torch.float32
+        assert inputs.run(backend=backend, out_dtype=dtype).dtype == dtype
+    grads = torch.autograd.grad(out.sum(), inputs.leaves())
+    assert all(g.dtype == t.dtype for g, t in zip(grads, inputs.leaves(), strict=True))
+    assert relative_error(out, exact) < 2e-2
+
+
+def test_grad_scaler_sees_an_injected_infinity(backend, device):
+    pool = MultiLinearPool((5, 6, 7), 9, backend=backend).to(device)
+    scaler = torch.amp.GradScaler(device, init_scale=2.0**10)
+    optimizer = torch.optim.SGD(pool.parameters(), lr=0.1)
+    before = copy.deepcopy(pool.state_dict())
+    features = [torch.randn(2, c, 3, 4, device=device) for c in (5, 6, 7)]
+    features[0][0, 0, 0, 0] = float("inf")
+    with torch.autocast(device, dtype=torch.float16):
+        loss = pool(features).sum()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 2.0**9
+    assert all(torch.equal(v, before[k]) for k, v in pool.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_parity(backend, device, dtype):
+    torch.manual_seed(0)
+    data = [torch.relu(torch.randn(16, c, 5, 5)).to(device) for c in (8, 12, 10)]
+    labels = torch.randint(0, 4, (16,)).to(device)
+
+    def losses(name):
+        torch.manual_seed(1)
+        pool, head = MultiLinearPool((8, 12, 10), 32, backend=name).to(device), torch.nn.Linear(128, 4).to(device)
+        optimizer = torch.optim.SGD([*pool.parameters(), *head.parameters()], lr=0.2, momentum=0.9)
+        history = []
+        for _ in range(32):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                loss = torch.nn.functional.cross_entropy(head(pool(data)).float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            history.append(loss.item())
+        return torch.tensor(history)
+
+    ours, reference = losses(backend), losses("reference")
+    assert reference[-1] < 0.7 * reference[0]
+    bound = 1e-5 if dtype == torch.float32 else 1e-2
+    assert ((ours - reference).abs() / reference[0]).max() < bound
