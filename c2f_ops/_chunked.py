@@ -1,20 +1,20 @@
-"""Forward and backward of multilinear_pool in chunks: vendor GEMM for the projections, one small kernel for the products.
+"""Forward and backward of multilinear_pool in chunks: vendor GEMM for the projections, a small kernel for the products.
 
-A chunk is ``chunk_b`` samples by ``chunk_d`` columns of the projections, small enough that its M buffers stay in L2. The CUDA
-and the Triton room share this driver and pass in their two kernels:
+A chunk is ``chunk_b`` samples by ``chunk_d`` columns of the projections, small enough that its M buffers stay in L2.
+The CUDA and the Triton room share this driver and pass in their two kernels:
 
     hadamard_reduce(projections, biases, mask, interactions, activation, p, first)
         writes ``p[:, :, first:first + width]`` (float32, all Q interactions) from M projections ``[B, L, width]``
     hadamard_grad(projections, biases, d_p, mask, interactions, activation, first, needs, grad_scale, want_bias)
-        returns (G, d_bias): M tensors ``[B, L, width]`` of the operand type, contiguous, and M float32 sums over positions
-        ``[B, width]``; entries not asked for (by ``needs`` and ``want_bias``, M booleans each) are None
+        returns (G, d_bias): M tensors ``[B, L, width]`` of the operand type, contiguous, and M float32 sums over
+        positions ``[B, width]``; entries not asked for (by ``needs`` and ``want_bias``, M booleans each) are None
 
-Projections have ``stride(2) == 1`` and ``stride(0) == L * stride(1)``. ``biases`` is None where they already include bias and
-activation, otherwise M entries, None or float32 ``[D]`` (the full width). ``p`` and ``d_p`` are ``[B, Q, D]`` contiguous. With
-``grad_scale``, M powers of two in a float32 tensor on the device, G_m is stored times ``grad_scale[m]``; d_bias is not scaled.
-Positions that a boolean mask excludes are skipped by selection, their G is 0.
+Projections have ``stride(2) == 1`` and ``stride(0) == L * stride(1)``. ``biases`` is None where they already include
+bias and activation, otherwise M entries, None or float32 ``[D]`` (the full width). ``p`` and ``d_p`` are ``[B, Q, D]``
+contiguous. With ``grad_scale``, M powers of two in a float32 tensor on the device, G_m is stored times
+``grad_scale[m]``; d_bias is not scaled. Positions that a boolean mask excludes are skipped by selection, their G is 0.
 
-Nothing here reads a value back to the host, so a CUDA graph can capture it. Autocast must be off: the operands have their type.
+Nothing here reads a value back to the host, so a CUDA graph can capture it. Autocast must be off.
 """
 
 import math
@@ -90,8 +90,8 @@ def chunked_bwd(
 ) -> Grads:
     """Return (d_features, d_weights, d_biases, None); ``projections`` as saved by the forward, or empty: recomputed.
 
-    d_features is summed over column chunks and d_weights over samples in float32, and rounded once. The gradient of position
-    weights is the reference's.
+    d_features is summed over column chunks and d_weights over samples in float32, and rounded once. The gradient of
+    position weights is the reference's.
     """
     M = len(features)
     B, L, _ = features[0].shape
@@ -104,7 +104,7 @@ def chunked_bwd(
         torch.zeros(w.shape, dtype=torch.float32, device=w.device) if need else None
         for w, need in zip(weights, need_w, strict=True)
     ]
-    d_biases = [torch.zeros_like(bias) if need else None for bias, need in zip(biases, need_b, strict=True)]
+    d_biases = [d_p.new_zeros(D) if need else None for need in need_b]
     empty = B == 0 or L == 0 or D == 0
 
     dense = [_select(_gemm_ready(x), mask) for x in features]
@@ -136,16 +136,17 @@ def chunked_bwd(
                 grad_scale,
                 need_b,
             )
-            for m, g in enumerate(grads):
+            for m, (g, d_b) in enumerate(zip(grads, d_bias, strict=True)):
                 inverse = None if grad_scale is None else 1 / grad_scale[m]
-                if sums[m] is not None:
-                    _add_feature_grad(sums[m], g, weights[m][:, columns], inverse)
-                if d_weights[m] is not None:
-                    _add_weight_grad(d_weights[m][:, columns], x_rows[m], g, inverse)
-                if d_biases[m] is not None:
-                    d_biases[m][columns] += d_bias[m].sum(0)
+                total, d_w, d_b_total = sums[m], d_weights[m], d_biases[m]
+                if total is not None and g is not None:
+                    _add_feature_grad(total, g, weights[m][:, columns], inverse)
+                if d_w is not None and g is not None:
+                    _add_weight_grad(d_w[:, columns], x_rows[m], g, inverse)
+                if d_b_total is not None and d_b is not None:
+                    d_b_total[columns] += d_b.sum(0)
         for d_x, total in zip(d_features, sums, strict=True):
-            if d_x is not None:
+            if d_x is not None and total is not None:
                 d_x[rows] = total
     d_weights = [None if d_w is None else d_w.to(w.dtype) for d_w, w in zip(d_weights, weights, strict=True)]
     return d_features, d_weights, d_biases, None
@@ -245,9 +246,10 @@ def _grad_scale(
 ) -> Tensor:
     """Powers of two ``[M]`` that bring G_m of one chunk to the range of float16.
 
-    ``S_m = 2 ** floor(log2(2 ** 15 / (A * R_m)))`` with A the largest |d_p| (times the largest position weight) and R_m the sum
-    over leave-one-out products of the largest |U|. The largest raw |U| plus the largest |bias| bounds |U| before the activation,
-    which never enlarges it. Values that are not finite do not count: one bad sample must not cost the others their gradient.
+    ``S_m = 2 ** floor(log2(2 ** 15 / (A * R_m)))`` with A the largest |d_p| (times the largest position weight) and R_m
+    the sum over leave-one-out products of the largest |U|. The largest raw |U| plus the largest |bias| bounds |U| before
+    the activation, which never enlarges it. Values that are not finite do not count: one bad sample must not cost
+    others their gradient. A chunk has one factor for all samples, because d_weights sums over them.
     """
     largest = []
     for m, u in enumerate(chunk):
@@ -255,8 +257,8 @@ def _grad_scale(
         if mask is not None and mask.dtype == torch.bool:
             size.masked_fill_(~mask.unsqueeze(2), 0)
         bound = size.amax().float()
-        if biases is not None and biases[m] is not None:
-            bound = bound + _finite_abs(biases[m][columns]).amax()
+        if biases is not None and (bias := biases[m]) is not None:
+            bound = bound + _finite_abs(bias[columns]).amax()
         largest.append(bound.clamp(max=1) if activation == "tanh" else bound)
     top = _finite_abs(d_p[:, :, columns]).amax()
     if mask is not None and mask.dtype != torch.bool:

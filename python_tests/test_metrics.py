@@ -194,5 +194,5 @@ def test_calibration_error():
 
 
 def test_area_under_risk_coverage():
-    confidence, correct = torch.tensor([0.2, 0.9, 0.5]), torch.tensor([True, True, False])
-    assert area_under_risk_coverage(confidence, correct) == pytest.approx((0 / 1 + 1 / 2 + 1 / 3) / 3)
+    confidence, correct = torch.tensor([0.2, 0.9, 0.1, 0.5]), torch.tensor([True, True, False, False])
+    assert area_under_risk_coverage(confidence, correct) == pytest.approx((0 / 1 + 1 / 2 + 1 / 3 + 2 / 4) / 4)

@@ -81,7 +81,8 @@ def _backward(d_out, p, projections, features, weights, biases, mask, flat, acti
     per_factor = biases or [None] * len(features)
     problem = Problem.of(features, weights, mask, interactions, activation, mask_grad=needs[-1])
     choice = _choose(problem, backend, "direct" if algo == "fused" else algo)
-    d_p = epilogue.backward(d_out.view_as(p) if d_out.is_contiguous() else d_out.reshape(p.shape), p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, choice.backend)  # fmt: skip
+    norm = (sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
+    d_p = epilogue.backward(d_out.contiguous().view_as(p), p, *norm, choice.backend)
     if choice.algo == "gram":
         grads = room("reference", "gram").gram_bwd(d_p, features, weights, per_factor, mask, interactions, needs)
     else:

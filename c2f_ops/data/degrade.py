@@ -20,13 +20,8 @@ def degrade(image: ImageOrTensor, r: int, *, down: str = "bilinear", up: str = "
     """Return the image reduced to r x r and enlarged again to its own side S.
 
     Down with antialiasing, rounded to 8 bit, up to S x S; r >= S returns the image as it is. Deterministic. A PIL image
-<<<<<<< HEAD
-    and the tensor of the same image give results at most one grey level apart: both filter first along rows, then along
-    columns, with 8-bit rounding after each pass.
-=======
     and the tensor of the same image give results at most one grey level apart (two with ``up="bicubic"``, which
     overshoots): both filter first along rows, then along columns, with 8-bit rounding after each pass.
->>>>>>> main
 
     Args:
         image: a square PIL image of mode RGB or L, or a uint8 tensor ``[C, S, S]`` or ``[N, C, S, S]``.
@@ -77,20 +72,15 @@ def resize_uint8(images: Tensor, size: tuple[int, int], mode: str = "bilinear") 
     batch = images if images.ndim == 4 else images[None]
     if batch.numel() == 0:
         out = batch.new_empty((*batch.shape[:2], *size))
-<<<<<<< HEAD
-    elif batch.device.type == "cpu":
-        out = F.interpolate(batch, size=size, mode=mode, antialias=True)
-    else:
-        out = _resize_in_float(batch, size, mode)
-=======
     elif batch.device.type != "cpu":
         out = _resize_in_float(batch, size, mode)
-    elif batch.shape[1] == 3 and 1 not in size:
-        out = F.interpolate(batch, size=size, mode=mode, antialias=True)
-    else:  # the 8-bit kernel fails on other numbers of channels and on outputs of one pixel, but never on single planes
+    elif (
+        1 in size
+    ):  # torch's kernel stops with an internal error on colour images with one pixel to fill, not on planes
         planes = batch.flatten(0, 1)[:, None]
         out = F.interpolate(planes, size=size, mode=mode, antialias=True).view(*batch.shape[:2], *size)
->>>>>>> main
+    else:
+        out = F.interpolate(batch, size=size, mode=mode, antialias=True)
     return out if images.ndim == 4 else out[0]
 
 

@@ -49,6 +49,15 @@ def test_kind_and_size_are_kept(shape):
     assert out.dtype == torch.uint8
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("r", [1, 2, 9])
+def test_channels_do_not_mix(channels, r):
+    batch = noise(2, channels, 20, 20)
+    out = degrade(batch, r)
+    for c in range(channels):
+        assert torch.equal(out[:, c : c + 1], degrade(batch[:, c : c + 1], r))
+
+
 @pytest.mark.parametrize("r", [16, 17, 448])
 def test_full_side_is_the_identity(r):
     image = noise(2, 3, 16, 16)

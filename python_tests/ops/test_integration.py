@@ -146,6 +146,7 @@ def test_grad_scaler_sees_an_injected_infinity(backend, device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_training_parity(backend, device, dtype):
+    # Plain SGD at a small rate: at 0.2, or with momentum, float32 and float64 references part by 1e-3 themselves.
     torch.manual_seed(0)
     data = [torch.relu(torch.randn(16, c, 5, 5)).to(device) for c in (8, 12, 10)]
     labels = torch.randint(0, 4, (16,)).to(device)
@@ -153,7 +154,7 @@ def test_training_parity(backend, device, dtype):
     def losses(name):
         torch.manual_seed(1)
         pool, head = MultiLinearPool((8, 12, 10), 32, backend=name).to(device), torch.nn.Linear(128, 4).to(device)
-        optimizer = torch.optim.SGD([*pool.parameters(), *head.parameters()], lr=0.2, momentum=0.9)
+        optimizer = torch.optim.SGD([*pool.parameters(), *head.parameters()], lr=0.05)
         history = []
         for _ in range(32):
             with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -165,6 +166,6 @@ def test_training_parity(backend, device, dtype):
         return torch.tensor(history)
 
     ours, reference = losses(backend), losses("reference")
-    assert reference[-1] < 0.7 * reference[0]
+    assert reference[-1] < 0.9 * reference[0]
     bound = 1e-5 if dtype == torch.float32 else 1e-2
     assert ((ours - reference).abs() / reference[0]).max() < bound

@@ -40,7 +40,7 @@ class Palette(NamedTuple):
             bill=rgb(u(0.0, 0.17), u(0.35, 0.55), u(0.2, 0.8)),
             legs=rgb(u(0.0, 0.17), u(0.35, 0.55), u(0.1, 0.6)),
             countershade=u(-0.08, 0.14),
-            strength=0.25 * math.exp(u(-1.25, 0.0)),
+            strength=0.26 * math.exp(u(-1.05, 0.0)),
         )
 
 

@@ -1,0 +1,97 @@
+#include <algorithm>
+
+#include "c2f/multilinear_pool.h"
+#include "plan/fused_sm80_tile.h"
+
+namespace c2f {
+namespace {
+
+// The M buffers of one chunk take at most this share of L2; the rest is for weights, features and what leaves.
+constexpr double kL2Share = 2.0 / 3.0;
+constexpr int64_t kColumnStep = 64;      // chunks are multiples of it
+constexpr int64_t kFullColumns = 512;    // below this the GEMMs of a chunk lose more than L2 gives: take fewer samples instead
+
+int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+// The largest chunk of columns that fits, cut so that all chunks of D are about equally wide.
+int64_t columns_that_fit(int64_t D, int64_t most) {
+  if (most >= D) return D;
+  most = std::max(most / kColumnStep * kColumnStep, kColumnStep);
+  const int64_t chunks = (D + most - 1) / most;
+  return std::min(round_up((D + chunks - 1) / chunks, kColumnStep), D);
+}
+
+void plan_chunks(const MultilinearPoolProblem& problem, const CudaDevice& device, MultilinearPoolCudaPlan* plan) {
+  const double budget = kL2Share * static_cast<double>(device.l2_bytes);
+  const double per_cell = static_cast<double>(problem.M) * static_cast<double>(std::max<int64_t>(problem.L, 1)) *
+                          static_cast<double>(size_of(problem.dtype));  // bytes of one column of one sample
+  const double cells = std::min(budget / per_cell, 9e18);
+  const int64_t D = std::max<int64_t>(problem.D, 1), B = std::max<int64_t>(problem.B, 1);
+  const int64_t full = std::min(D, kFullColumns);
+  plan->chunk_b = std::clamp<int64_t>(static_cast<int64_t>(cells / static_cast<double>(full)), 1, B);
+  plan->chunk_d = columns_that_fit(D, static_cast<int64_t>(cells / static_cast<double>(plan->chunk_b)));
+}
+
+// Why the fused kernel cannot or should not take the problem; null: it does. Sets the fused fields of the plan.
+const char* plan_fused(const MultilinearPoolProblem& problem, Layout layout, const CudaDevice& device,
+                       MultilinearPoolCudaPlan* plan) {
+  if (problem.dtype == DType::kFloat32) return "the fused kernel takes 16-bit types";
+  if (device.major < 8) return "the fused kernel needs compute capability 8.0";
+  if (problem.M != 2 && problem.M != 3) return "the fused kernel takes two or three factors";
+  for (int q = 0; q < problem.interactions.count; ++q) {
+    const int32_t degree = problem.interactions.degree[q];
+    const int32_t* factor = problem.interactions.factor[q];
+    if (degree < 2) return "the fused kernel takes products of at least two factors";
+    for (int k = 1; k < degree; ++k) {
+      if (std::find(factor, factor + k, factor[k]) != factor + k) return "the fused kernel takes products of distinct factors";
+    }
+  }
+  if (layout == Layout::kStrided) return "the fused kernel reads features whose positions or channels are contiguous";
+  int64_t smallest = problem.L, largest = std::max({problem.B, problem.L, problem.D});
+  for (int m = 0; m < problem.M; ++m) {
+    smallest = std::min(smallest, problem.C[m]);
+    largest = std::max(largest, problem.C[m]);
+  }
+  if (smallest <= 0 || problem.B == 0 || problem.D == 0) return "nothing to fuse: a size is 0";
+  if (largest > fused_sm80::kMaxSize) return "the fused kernel counts sizes in 32 bits";
+
+  // Positions are computed in whole tiles; loading a tile's weights costs about as much as 16 more positions.
+  int best = 0;
+  for (const int block_l : fused_sm80::kBlockL) {
+    const auto cost = [&](int64_t tile) { return (problem.L + tile - 1) / tile * (tile + 16); };
+    if (best == 0 || cost(block_l) < cost(best)) best = block_l;
+  }
+  const int64_t shared_bytes = fused_sm80::shared_bytes(best, layout);
+  if (shared_bytes > device.shared_bytes_per_block) return "the fused kernel needs more shared memory than a block can have";
+  const int64_t grid = fused_sm80::blocks(problem);
+  if (grid < device.num_sms) return "the fused kernel would leave multiprocessors idle";
+  if (grid > INT32_MAX) return "the fused kernel would need more than 2^31 - 1 blocks";
+
+  plan->block_l = best;
+  plan->block_d = fused_sm80::kBlockD;
+  plan->block_c = fused_sm80::kBlockC;
+  plan->stages = fused_sm80::kStages;
+  plan->threads = fused_sm80::kThreads;
+  plan->grid = grid;
+  plan->shared_bytes = shared_bytes;
+  return nullptr;
+}
+
+}  // namespace
+
+Status plan_multilinear_pool_cuda(const MultilinearPoolProblem& problem, Layout layout, const CudaDevice& device,
+                                  MultilinearPoolCudaPlan* plan) {
+  if (problem.M < 1 || problem.M > kMaxFactors) return Status::error("plan_multilinear_pool_cuda: M must be 1 to 4");
+  if (problem.interactions.count < 1 || problem.interactions.count > kMaxInteractions) {
+    return Status::error("plan_multilinear_pool_cuda: there must be 1 to 16 interactions");
+  }
+  if (device.num_sms < 1 || device.l2_bytes < 1) return Status::error("plan_multilinear_pool_cuda: device facts are missing");
+  *plan = MultilinearPoolCudaPlan();
+  plan_chunks(problem, device, plan);
+  const char* obstacle = plan_fused(problem, layout, device, plan);
+  plan->kernel = obstacle == nullptr ? CudaKernel::kFusedSm80 : CudaKernel::kChunked;
+  plan->reason = obstacle == nullptr ? "16-bit products of distinct factors, enough tiles for the device" : obstacle;
+  return Status();
+}
+
+}  // namespace c2f
