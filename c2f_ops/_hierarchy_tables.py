@@ -41,11 +41,7 @@ def tree_from_rows(
     """
     if pad not in (None, "repeat"):
         raise ValueError(f"Hierarchy: pad must be None or 'repeat', got {pad!r}")
-<<<<<<< HEAD
-    table = []
-=======
     table: list[list[str]] = []
->>>>>>> main
     for row in rows:
         if isinstance(row, str):
             raise TypeError(f"Hierarchy: rows must be sequences of names, got {row!r} (row {len(table)})")
@@ -63,19 +59,12 @@ def tree_from_rows(
         shared = _shared_names(nodes)
         if shared and not qualify_names:
             name, parent_ids = next(iter(shared.items()))
-<<<<<<< HEAD
-            offenders = [number for number, node in zip(numbers, nodes, strict=True) if node[1] == name]
-            raise ValueError(
-                f"Hierarchy: level {level!r}: node {name!r} must have one parent, "
-                f"got {', '.join(repr(names[-1][p]) for p in parent_ids)} ({some(offenders)}); "
-=======
             found = []
             for p in parent_ids[:5]:
                 there = (number for number, node in zip(numbers, nodes, strict=True) if node == (p, name))
                 found.append(f"{names[-1][p]!r} ({some(there)})")
             raise ValueError(
                 f"Hierarchy: level {level!r}: node {name!r} must have one parent, got {' and '.join(found)}; "
->>>>>>> main
                 "qualify_names=True prefixes the parent"
             )
         if shared:

@@ -33,17 +33,10 @@ BODY_TYPE_OF_TRIM = {
 def cars_hierarchy(model_names: Sequence[str], *, merge_supercab: bool = False) -> Hierarchy:
     """Build body type -> make and body type -> model from the class names of Stanford Cars.
 
-<<<<<<< HEAD
-    The body type is the last word before the year, the last two words where that word is "Cab"; fifteen names that end in
-    a trim are mapped by a table. The make is the first word, or the first two for AM General, Aston Martin, Land Rover.
-    The 196 names give 14 / 113 / 196 classes, or 13 / 113 / 196 with Ford's "SuperCab" counted as "Extended Cab": the
-    numbers of Table 2 and of the text in "Coarse-to-Fine Grained Classification", SIGIR 2019.
-=======
     The body type is the last word before the year, or the last two words where that word is "Cab"; fifteen names that
     end in a trim are mapped by a table. The make is the first word, or the first two for AM General, Aston Martin and
     Land Rover. The 196 names give 14 / 113 / 196 classes, or 13 / 113 / 196 with Ford's "SuperCab" counted as "Extended
     Cab": the numbers of Table 2 and of the text in "Coarse-to-Fine Grained Classification", SIGIR 2019.
->>>>>>> main
 
     Args:
         model_names: class names such as "Audi S4 Sedan 2012", in the order of the class ids.

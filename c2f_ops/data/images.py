@@ -73,15 +73,9 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         size: side of the images given out; None leaves them as they are.
         resize_mode: ``"shorter"`` scales the shorter side to ``size`` and crops the centre, ``"squash"`` changes the
             aspect.
-<<<<<<< HEAD
-        corrupt: what to do with an image that cannot be read. ``"raise"``: raise when it is asked for. ``"skip"``: leave
-            it out. ``"substitute"``: give out the next readable image with the same labels in its place. The last two
-            decode every image once on construction, so that length, labels and :attr:`corrupt` are settled at once.
-=======
         corrupt: what to do with an image that cannot be read. ``"raise"``: raise when it is asked for. ``"skip"``:
             leave it out. ``"substitute"``: give out the next readable image with the same labels in its place. The last
             two decode every image once on construction, so that length, labels and :attr:`corrupt` are settled at once.
->>>>>>> main
 
     Attributes:
         labels: LongTensor ``[N, K]``, filled and validated.
@@ -203,15 +197,10 @@ def decode_image(encoded: bytes) -> Tensor:
     except ImportError:
         raise ImportError('decode_image: Pillow is not installed; pip install "c2f_ops[train]"') from None
     with Image.open(io.BytesIO(encoded)) as image:
-<<<<<<< HEAD
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-=======
         pixels = np.asarray(image.convert("RGB"))
     return torch.from_numpy(
         pixels.transpose(2, 0, 1).copy()
     )  # NumPy copies on one thread: torch's pool costs more here
->>>>>>> main
 
 
 def resize_image(image: Tensor, size: int, *, mode: str = "shorter") -> Tensor:
