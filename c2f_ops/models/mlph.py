@@ -109,7 +109,8 @@ class MLPH(nn.Module):
         """
         pooled = self.embed(x, resolution)
         chosen = range(len(self.heads)) if levels is None else levels
-        return tuple(self.heads[k](pooled) for k in chosen)
+        with torch.autocast(pooled.device.type, enabled=False):  # a classifier costs little, and classes differ by little
+            return tuple(self.heads[k](pooled) for k in chosen)
 
 
 class _Statistics(nn.Module):

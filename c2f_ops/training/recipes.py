@@ -107,7 +107,7 @@ def make_config(data: str, changes: Mapping[str, Any], stage_changes: Mapping[st
     one_of("recipe", recipe, RECIPES)
     if changes.get("recipe") or not values.get("stages"):
         values["stages"] = scratch_stages(30) if recipe == "scratch" else hbp_stages()
-    if "load_size" not in changes and changes.get("image_size"):
+    if changes.get("image_size") and not changes.get("load_size"):
         values["load_size"] = round(values["image_size"] * 8 / 7) if not values.get("padding") else values["image_size"]
     stages = list(values["stages"])
     for key, given in (stage_changes or {}).items():

@@ -71,8 +71,8 @@ def train_mlph(
 
     Without options: 40 species of generated birds, a small network, a few minutes on two CPU cores.
     """
-    from .training import Interrupted, make_config, train
-    from .training.config import Config
+    from ..training import Interrupted, make_config, train
+    from ..training.config import Config
 
     console = _console()
     if resume is not None:
@@ -114,8 +114,8 @@ def evaluate_run(
     as_json: Annotated[bool, _option(_MACHINE, "Print JSON.", "--json")] = False,
 ) -> None:
     """Measure a run: every level at every resolution. On the test split, metrics.json is written anew."""
-    from .training import evaluate, load_run
-    from .training.run import load_split, write_metrics
+    from ..training import evaluate, load_run
+    from ..training.run import load_split, write_metrics
 
     model, config, hierarchy = load_run(run, device)
     config = config if root is None else replace(config, root=str(root))
@@ -145,8 +145,8 @@ def predict_images(
     as_json: Annotated[bool, _option(_MACHINE, "Print JSON.", "--json")] = False,
 ) -> None:
     """Name what is in images: the answer of each level with its probability, coarse to fine."""
-    from .training import load_run
-    from .training.predict import predict_files
+    from ..training import load_run
+    from ..training.predict import predict_files
 
     model, config, hierarchy = load_run(run, device)
     answers = predict_files(model, images, hierarchy, config, resolution=resolution)
@@ -165,7 +165,7 @@ def predict_images(
 @app.command("info")
 def print_info() -> None:
     """Show what was built, what this machine has and which backends work."""
-    from ._info import format_info, info
+    from .._info import format_info, info
 
     print(format_info(info()))
 
@@ -177,7 +177,7 @@ def _console() -> Console:
 
 
 def _show(console: Console, metrics: dict[str, Any], title: str) -> None:
-    from .training.report import format_table
+    from ..training.report import format_table
 
     console.print()
     console.print(format_table(metrics, title))

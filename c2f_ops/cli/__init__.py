@@ -1,4 +1,4 @@
-"""`c2f`, the command line. The commands are in `commands.py`; here their needs and their errors are dealt with."""
+"""`c2f`, the command line. Commands are in `commands.py`; what they need and their errors are dealt with here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,3 @@ def main() -> None:
             raise
         print(f"c2f: {error} (--traceback shows where)", file=sys.stderr)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
