@@ -38,10 +38,10 @@ def hbp_stages(batch_norm: str = "frozen") -> tuple[Stage, ...]:
     )
 
 
-def scratch_stages(epochs: float, batch_size: int = 32, lr: float = 0.1, head_lr: float = 10.0) -> tuple[Stage, ...]:
+def scratch_stages(epochs: float, batch_size: int = 32, lr: float = 0.05, head_lr: float = 10.0) -> tuple[Stage, ...]:
     """One stage for a small network from random weights: a frozen random backbone has nothing to teach a head.
 
-    The pooled vector has norm 2 and D large, so the classifiers start with tiny logits; ``head_lr`` speeds them up.
+    The pooled vector has norm 2 whatever D is, so the classifiers start with tiny logits; ``head_lr`` speeds them up.
     """
     return (
         Stage(
@@ -59,12 +59,21 @@ def scratch_stages(epochs: float, batch_size: int = 32, lr: float = 0.1, head_lr
     )
 
 
-_SMALL: dict[str, Any] = {"backbone": "timm/regnetx_002", "dim": 1024, "recipe": "scratch"}
+def _small(width: int) -> dict[str, Any]:
+    """A ResNet of one block in the first two stages and three, the taps, in the third: L = (S / 16) squared."""
+    return {
+        "backbone": "timm/resnet10t",
+        "backbone_options": {"layers": [1, 1, 3, 1], "channels": [width, 2 * width, 4 * width, 4 * width], "stem_width": width // 2},
+        "taps": ("layer3.0", "layer3.1", "layer3.2"),
+        "dim": 512,
+        "recipe": "scratch",
+    }
+
 
 #: Defaults per data set; the ones of `Config` hold for everything else.
 PRESETS: dict[str, dict[str, Any]] = {
     "birds": {
-        **_SMALL,
+        **_small(16),
         "train_images": 2400,
         "test_images": 1000,
         "held_out": 0.1,
@@ -72,19 +81,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "load_size": 128,
         "padding": 8,
         "resolutions": (24, 48, 128),
-        "stages": scratch_stages(15),
+        "stages": scratch_stages(7),
     },
     "cub100": {
-        **_SMALL,
+        **_small(32),
         "image_size": 112,
         "load_size": 128,
         "augment": "resized_crop",
         "resolutions": (28, 56, 112),
-        "stages": scratch_stages(30),
+        "stages": scratch_stages(8),
     },
     "cifar100": {
-        **_SMALL,
-        "backbone_options": {"output_stride": 8},
+        **_small(32),
         "image_size": 32,
         "load_size": 32,
         "padding": 4,

@@ -67,7 +67,7 @@ def plot_curves(run: Path, levels: Sequence[str], config: Config, path: Path) ->
         accuracy_axes.plot(x, held, color=colour, lw=1.8, marker="o", ms=3.5)
     loss_axes.set_ylabel("training loss")
     accuracy_axes.set_ylabel("accuracy, %")
-    accuracy_axes.set_ylim(0, 100)
+    accuracy_axes.set_ylim(0, 102)
     loss_axes.set_ylim(bottom=0)
     for axes in (loss_axes, accuracy_axes):
         axes.set_xlabel("epoch")

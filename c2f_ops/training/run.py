@@ -238,11 +238,9 @@ def _accelerator(config: Config) -> Any:
         raise ImportError('training: accelerate is not installed; pip install "c2f_ops[train]"') from None
     device = _device(config.device)
     precision = config.precision
-    if precision == "auto":
-        if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        else:
-            precision = "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+    if precision == "auto":  # small networks gain nothing from bf16 on a CPU, not even on one with AMX
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "fp32" if device.type == "cpu" else "bf16" if has_bf16 else "fp16"
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("training: precision must be fp32 or bf16 on a CPU, got fp16")
     AcceleratorState._reset_state()  # it refuses another precision than the first run of a process had
