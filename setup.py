@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
@@ -24,9 +24,7 @@ def choice(name):
 NATIVE, CUDA = choice("C2F_NATIVE"), choice("C2F_CUDA")
 if NATIVE == "off" and CUDA == "require":
     sys.exit("c2f_ops: C2F_CUDA=require needs native code, but C2F_NATIVE=off")
-os.environ["PATH"] += os.pathsep + sysconfig.get_path(
-    "scripts"
-)  # cmake and ninja of an environment that is not activated
+os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")  # where an environment that is not activated has cmake
 
 
 def run(*command):
@@ -82,6 +80,8 @@ class Wheel(bdist_wheel):
 
 
 setup(
+    packages=[*find_packages(include=["c2f_ops*"]), "c2f_ops.bench"],
+    package_dir={"c2f_ops.bench": "bench"},
     ext_modules=[] if NATIVE == "off" else [Extension("c2f_ops._C", sources=[])],
     cmdclass={"build": Build, "build_ext": BuildNative, "bdist_wheel": Wheel},
 )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from c2f_ops.bench.cases import CASES, eager, operands, ours, step
 
 RIVALS = {"ours": lambda: ours, "eager": lambda: eager, "compile": lambda: torch.compile(eager)}

@@ -74,7 +74,9 @@ def operands(
     return features, weights, biases
 
 
-def eager(features: list[Tensor], weights: list[Tensor], biases: list[Tensor], interactions: str, layout: str) -> Tensor:
+def eager(
+    features: list[Tensor], weights: list[Tensor], biases: list[Tensor], interactions: str, layout: str
+) -> Tensor:
     """What users write today: projections, products and sums as separate torch operations, in the operand type."""
     maps = [x.flatten(2).transpose(1, 2) if layout == "NCHW" else x for x in features]
     projections = [x @ w + b.to(w.dtype) for x, w, b in zip(maps, weights, biases, strict=True)]

@@ -11,7 +11,7 @@ from .timing import interleave
 
 @dataclass(frozen=True)
 class Limits:
-    """Best observed rates: flops per second of a large `torch.mm` at the operand type, bytes per second of a large copy."""
+    """Best observed rates: flops/s of a large `torch.mm` at the operand type, bytes/s of a large copy."""
 
     gemm: float
     copy: float

@@ -1,4 +1,4 @@
-"""`c2f bench pool`: run cases, compare with eager and torch.compile, print a table with ratios and the distance to the limit."""
+"""`c2f bench pool`: cases against eager and torch.compile, a table with ratios and the distance to the limit."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def measure(
     timings = interleave(runs, device=device, seconds=seconds)
     chosen = explain(*tensors, interactions=INTERACTIONS[interactions], layout=case.layout, backend=backend, algo=algo)
     limit = max(
-        case.flops(interactions, backward=backward) / limits.gemm, case.minimum_bytes(interactions, kind.itemsize) / limits.copy
+        case.flops(interactions, backward=backward) / limits.gemm,
+        case.minimum_bytes(interactions, kind.itemsize) / limits.copy,
     )
     return Row(
         case=case.name,
@@ -147,20 +148,20 @@ def table(record: dict[str, object]) -> str:
     about, rows = record["machine"], record["rows"]
     assert isinstance(about, dict) and isinstance(rows, list)
     lines = [
-        f"{about['device']}, {about['threads']} threads, torch {about['torch']}, commit {about['commit']}, {record['date']}. "
-        "Medians of interleaved runs (20 % to 80 % in brackets); limit: flops over the rate of torch.mm, or bytes over copy bandwidth, "
-        "whichever is longer, both measured in this run.",
+        f"{about['device']}, {about['threads']} threads, torch {about['torch']}, commit {about['commit']}, "
+        f"{record['date']}. Medians of interleaved runs (20 % to 80 % in brackets); limit: flops over the rate of "
+        "torch.mm, or bytes over copy bandwidth, whichever is longer, both measured in this run.",
         "",
         "| case | type | what | ours | vs eager | vs compile | of limit | peak extra memory: ours / eager / compile |",
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        ours_time = row["timings"]["ours"]
+        median, low, high = (row["timings"]["ours"][key] * 1e3 for key in ("median", "low", "high"))
         cells = [
             f"{row['case']} {row['interactions']}",
             row["dtype"],
             row["what"],
-            f"{ours_time['median'] * 1e3:.3g} ms ({ours_time['low'] * 1e3:.3g}-{ours_time['high'] * 1e3:.3g}) {row['backend']} {row['algo']}",
+            f"{median:.3g} ms ({low:.3g}-{high:.3g}) {row['backend']} {row['algo']}",
             *(_ratio(row, name) for name in ("eager", "compile")),
             f"{row['of_limit']:.0%}",
             " / ".join(_megabytes(row["peak_bytes"].get(name)) for name in ("ours", "eager", "compile")),

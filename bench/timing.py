@@ -1,4 +1,4 @@
-"""One timer for everything: rivals take turns in one process, medians with the 20th and 80th percentile, peak extra memory."""
+"""One timer for everything: rivals take turns in one process, medians with 20th and 80th percentile, peak memory."""
 
 from __future__ import annotations
 
@@ -30,9 +30,14 @@ class Timing:
 
 
 def interleave(
-    contenders: dict[str, Callable[[], object]], *, device: str = "cpu", seconds: float = 10.0, least: int = 5, most: int = 200
+    contenders: dict[str, Callable[[], object]],
+    *,
+    device: str = "cpu",
+    seconds: float = 10.0,
+    least: int = 5,
+    most: int = 200,
 ) -> dict[str, Timing]:
-    """Time callables in turns until ``seconds`` are spent, each at least ``least`` and at most ``most`` times, after one warm-up."""
+    """Time callables in turns for ``seconds``, each ``least`` to ``most`` times, after one warm-up."""
     for run in contenders.values():
         run()
     samples: dict[str, list[float]] = {name: [] for name in contenders}
@@ -56,7 +61,7 @@ def noisy(a: Timing, b: Timing) -> bool:
 
 
 def peak_extra_bytes(run: Callable[[], object], device: str = "cpu") -> int | None:
-    """Most memory that ``run`` held beyond what was there before; None where the system does not tell (CPU off Linux)."""
+    """Most memory that ``run`` held beyond what was there before; None where the system does not tell."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

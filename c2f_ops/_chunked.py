@@ -181,11 +181,15 @@ def _is_rows(x: Tensor) -> bool:
     return x.stride(2) == 1 and x.stride(0) == x.shape[1] * x.stride(1)
 
 
+def _rows(x: Tensor) -> Tensor:
+    return x.view(x.shape[0] * x.shape[1], x.shape[2])
+
+
 def _project(features: Sequence[Tensor], weights: Sequence[Tensor], columns: slice, out: Sequence[Tensor]) -> None:
     for x, weight, u in zip(features, weights, out, strict=True):
         w = weight[:, columns]
         if _is_rows(x):
-            torch.mm(x.view(-1, x.shape[2]), w, out=u.view(-1, u.shape[2]))
+            torch.mm(_rows(x), w, out=_rows(u))
         else:
             torch.bmm(x, w.expand(x.shape[0], -1, -1), out=u)
 
@@ -219,7 +223,7 @@ def _add(total: Tensor, term: Tensor, inverse: Tensor | None) -> None:
 def _add_feature_grad(total: Tensor, g: Tensor, w: Tensor, inverse: Tensor | None) -> None:
     """``total [B, L, C] += g [B, L, width] @ w.T * inverse``, the product in the memory order of ``total``."""
     if _is_rows(total):
-        _add(total.view(-1, total.shape[2]), _product_f32(g.view(-1, g.shape[2]), w.t()), inverse)
+        _add(_rows(total), _product_f32(_rows(g), w.t()), inverse)
     elif total.stride(2) == 1:
         _add(total, _product_f32(g, w.t().expand(g.shape[0], -1, -1)), inverse)
     else:
@@ -229,7 +233,7 @@ def _add_feature_grad(total: Tensor, g: Tensor, w: Tensor, inverse: Tensor | Non
 def _add_weight_grad(total: Tensor, x: Tensor, g: Tensor, inverse: Tensor | None) -> None:
     """``total [C, width] += sum_b x[b].T @ g[b] * inverse``."""
     if _is_rows(x):
-        term = _product_f32(x.view(-1, x.shape[2]).t(), g.view(-1, g.shape[2]))
+        term = _product_f32(_rows(x).t(), _rows(g))
     else:
         term = _product_f32(x.transpose(1, 2), g).sum(0)
     _add(total, term, inverse)
@@ -247,9 +251,9 @@ def _grad_scale(
     """Powers of two ``[M]`` that bring G_m of one chunk to the range of float16.
 
     ``S_m = 2 ** floor(log2(2 ** 15 / (A * R_m)))`` with A the largest |d_p| (times the largest position weight) and R_m
-    the sum over leave-one-out products of the largest |U|. The largest raw |U| plus the largest |bias| bounds |U| before
-    the activation, which never enlarges it. Values that are not finite do not count: one bad sample must not cost
-    others their gradient. A chunk has one factor for all samples, because d_weights sums over them.
+    the sum over leave-one-out products of the largest |U|. The largest raw |U| plus the largest |bias| bounds |U|
+    before the activation, which never enlarges it. Values that are not finite do not count: one bad sample must not
+    cost others their gradient. A chunk has one factor for all samples, because d_weights sums over them.
     """
     largest = []
     for m, u in enumerate(chunk):
@@ -268,10 +272,8 @@ def _grad_scale(
         total = torch.zeros_like(top)
         for factors in interactions:
             for k, factor in enumerate(factors):
-                if factor == m:
-                    total = total + math.prod(
-                        (largest[f] for i, f in enumerate(factors) if i != k), start=torch.ones_like(top)
-                    )
+                others = [largest[f] for i, f in enumerate(factors) if i != k]
+                total = total + math.prod(others, start=torch.ones_like(top)) if factor == m else total
         reach.append(top * total)
     exponent = torch.floor(15 - torch.log2(torch.stack(reach)))
     exponent = torch.where(exponent.isfinite(), exponent.clamp(-120, 120), 0)

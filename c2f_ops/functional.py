@@ -39,7 +39,7 @@ _decomposed = False
 
 @contextlib.contextmanager
 def decomposed() -> Iterator[None]:
-    """Compute with plain torch operations instead of the `c2f_ops` ops, for exporters that know nothing of them (ONNX)."""
+    """Compute with plain torch operations instead of the `c2f_ops` ops, for exporters without them (ONNX)."""
     global _decomposed
     before, _decomposed = _decomposed, True
     try:
@@ -69,32 +69,33 @@ def multilinear_pool(
     backend: str = "auto",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Project M feature maps, multiply them position by position, sum over positions, take signed square root and L2 norm.
+    """Project M feature maps, multiply them by position, sum over positions, take signed square root and L2 norm.
 
-        U_m = act(X_m W_m + b_m)        p_q = sum_i w_i prod_{m in T_q} U_m[i]        out = concat_q ssqrt(p_q) / |ssqrt(p_q)|
+        U_m = act(X_m W_m + b_m)      p_q = sum_i w_i prod_{m in T_q} U_m[i]      out = concat_q ssqrt(p_q) / |ssqrt(p_q)|
 
     Args:
         features: M tensors, 1 to 4: ``[B, C_m, H, W]`` ("NCHW", also channels_last), ``[B, H, W, C_m]`` ("NHWC") or
             ``[B, L, C_m]`` ("NLC"). float64, float32, bfloat16 or float16. The same tensor may appear more than once.
         weights: M projections ``[C_m, D]``.
         biases: None, or M entries ``[D]`` or None; used in float32.
-        interactions: Tuples of 1 to 4 factor indices, repetition allowed; order within a tuple does not matter, order of tuples is
-            the order of the output blocks. Every factor must be used.
+        interactions: Tuples of 1 to 4 factor indices, repetition allowed; order within a tuple does not matter, order
+            of tuples is the order of the output blocks. Every factor must be used.
         layout: Layout of the features: "NCHW", "NHWC" or "NLC".
         num_prefix_tokens: Leading tokens to drop ("NLC" only), class and register tokens, say.
-        mask: ``[B, L]``; bool selects positions (an excluded one does not exist, NaN there has no effect), float weights them (finite,
-            not negative; differentiable).
+        mask: ``[B, L]``; bool selects positions (an excluded one does not exist, NaN there has no effect), float
+            weights them (finite, not negative; differentiable).
         activation: "none", "relu" or "tanh", on the projections.
         pooling: "sum" or "mean" over positions. Defined on the sum and scaled at the end, so they differ only with
             ``norm_scope="none"``: by ``N^(-1/2)`` for the square-root modes, ``1/N`` for ``sqrt_mode="none"``.
-        sqrt_mode: "shifted" ``sign(p) (sqrt(|p| + eps^2) - eps)``; "caffe" (HBP's layer: no offset forward, offset backward);
-            "plus_eps" ``sign(p) sqrt(|p| + eps)``; "smooth" ``p (p^2 + eps^2)^(-1/4)``; "none".
+        sqrt_mode: "shifted" ``sign(p) (sqrt(|p| + eps^2) - eps)``; "caffe" (HBP's layer: no offset forward, offset
+            backward); "plus_eps" ``sign(p) sqrt(|p| + eps)``; "smooth" ``p (p^2 + eps^2)^(-1/4)``; "none".
         sqrt_eps: Offset of the square root, in the units of its mode.
         norm_scope: L2 norm over each "interaction", over all of a sample ("joint"), or "none".
         l2_mode: "add" ``sqrt(sum s^2 + eps)`` or "clamp" ``max(sqrt(sum s^2), eps)``.
         l2_eps: Epsilon of the norm.
         algo: "auto", "fused", "chunked" or "gram" (pairs only, through channel-by-channel Gram matrices).
-        recompute: True rebuilds the projections in the backward, False saves them in the operand type, "auto" by cost and size.
+        recompute: True rebuilds the projections in the backward, False saves them in the operand type, "auto" by cost
+            and size.
         backend: "auto", "reference", "cpu", "triton" or "cuda". C2F_BACKEND sets what "auto" means.
         out_dtype: Type of the result; default the promoted type of features and weights, float32 under autocast.
 
@@ -102,11 +103,13 @@ def multilinear_pool(
         ``[B, len(interactions) * D]``, contiguous.
 
     Raises:
-        ValueError: an argument has a wrong shape, device or value; the message names it, what was expected and what came.
+        ValueError: an argument has a wrong shape, device or value; the message names it, what was expected and what
+            came.
         TypeError: an argument has a wrong type.
         RuntimeError: the backend asked for is not available here; the message says why.
 
-    Source: Coarse-to-Fine Grained Classification (SIGIR 2019), eq. (3) to (6); Hierarchical Bilinear Pooling (ECCV 2018).
+    Source: Coarse-to-Fine Grained Classification (SIGIR 2019), eq. (3) to (6); Hierarchical Bilinear Pooling (ECCV
+    2018).
     """
     call = _prepare(
         features,
@@ -225,7 +228,12 @@ def signed_sqrt_normalize(
 
     Args:
         p: ``[B, Q, D]``; float64, float32, bfloat16 or float16 (computed in float32).
-        sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend: as for `multilinear_pool`.
+        sqrt_mode: As for `multilinear_pool`.
+        sqrt_eps: As for `multilinear_pool`.
+        norm_scope: As for `multilinear_pool`.
+        l2_mode: As for `multilinear_pool`.
+        l2_eps: As for `multilinear_pool`.
+        backend: As for `multilinear_pool`.
 
     Returns:
         ``[B, Q, D]`` in p's type, contiguous.
@@ -479,7 +487,7 @@ def _mean_scale(call: _Call, sqrt_mode: str) -> Tensor:
 
 def _plain(call: _Call, activation: str, norm: tuple[str, float, str, str, float]) -> Tensor:
     """The same result from plain torch operations."""
-    biases = call.biases or [None] * len(call.features)
+    biases: list[Tensor | None] = [*call.biases] or [None] * len(call.features)
     pool = room("reference", "multilinear_pool").multilinear_pool_fwd
     p, _ = pool(call.features, call.weights, biases, call.mask, call.interactions, activation, False)
     return room("reference", "signed_sqrt_normalize").signed_sqrt_normalize_fwd(p, *norm, p.dtype).flatten(1)

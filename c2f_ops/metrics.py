@@ -99,6 +99,20 @@ def hierarchical_metrics(pred: Tensor, target: Tensor, hierarchy: Hierarchy) -> 
 
     Raises:
         ValueError: shapes or values do not fit the hierarchy.
+
+    Example:
+        Four images in a tree A: a (1, 2), b (3); B: c (4, 5). The truths are 1, 1, 1, 4; the answers 1, 2, 4 and, at
+        the level of families, c.
+
+        >>> tree = Hierarchy.from_paths(["A/a/1", "A/a/2", "A/b/3", "B/c/4", "B/c/5"])
+        >>> answers = tree.expand(["A/a/1", "A/a/2", "B/c/4", "B/c"])
+        >>> m = hierarchical_metrics(answers, tree.from_fine([0, 0, 0, 3]), tree)
+        >>> m.accuracy  # the abstention counts as wrong; of the 3 species answered, 1 is right
+        (0.75, 0.75, 0.25)
+        >>> m.lca_severity  # 2 for 1 meets at the parent (1), 4 for 1 at the root (3)
+        2.0
+        >>> m.hierarchical_precision, m.hierarchical_recall  # (3 + 2 + 0 + 2) / (3 + 3 + 3 + 2), the same / 12
+        (0.6363636363636364, 0.5833333333333334)
     """
     v = hierarchy._check_range("hierarchical_metrics", "pred", pred).cpu()
     y = hierarchy.validate_labels(target).cpu()

@@ -1,9 +1,10 @@
-"""What tests of kernels need: inputs in every layout, the tolerances of the numerics contract, comparison with the float64 truth."""
+"""What tests of kernels need: inputs in every layout, the numerics contract, the float64 truth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,8 +32,8 @@ class PoolInputs:
 
     def run(self, *, backend: str, **extra: object) -> Tensor:
         """The result on ``backend``; ``extra`` options win over the stored ones."""
-        options = {**self.options, "mask": self.mask, **extra}
-        return multilinear_pool(self.features, self.weights, self.biases, backend=backend, **options)  # type: ignore[arg-type]
+        options: dict[str, Any] = {**self.options, "mask": self.mask, **extra}
+        return multilinear_pool(self.features, self.weights, self.biases, backend=backend, **options)
 
     def leaves(self) -> list[Tensor]:
         """Everything that may have a gradient, in a fixed order, each once."""
@@ -75,8 +76,8 @@ def make_pool_inputs(
 ) -> PoolInputs:
     """Unit-scale ReLU features, projections within ``sqrt(3 / C)``, small biases; ``layout`` also "channels_last".
 
-    The values are rounded to ``dtype`` first, so a float64 copy (`PoolInputs.to`) is the same problem. ``mask``: "none", "bool",
-    "weights" (float, no gradient) or "float" (float, with gradient).
+    The values are rounded to ``dtype`` first, so a float64 copy (`PoolInputs.to`) is the same problem. ``mask``:
+    "none", "bool", "weights" (float, no gradient) or "float" (float, with gradient).
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -131,8 +132,8 @@ class Truth:
     def bounds(self, dtype: torch.dtype) -> list[float]:
         """Error bounds for operands of ``dtype``: of the value, then of each gradient.
 
-        A tolerance holds for problems of ordinary condition. Where operands changed by one part in 2^24 change a result by more than
-        `_ORDINARY` parts (few positions, p near 0 under the square root), the bound grows in proportion.
+        A tolerance holds for problems of ordinary condition. Where operands changed by one part in 2^24 change a result
+        by more than `_ORDINARY` parts (few positions, p near 0 under the square root), the bound grows in proportion.
         """
         tolerance = TOLERANCES[dtype]
         kinds = ["z"] + ["grad"] * len(self.grads)
@@ -164,7 +165,7 @@ def relative_error(actual: Tensor, truth: Tensor) -> float:
 
 
 def assert_as_accurate(actual: Tensor, truth: Tensor, peer: Tensor, *, what: str = "result") -> None:
-    """Assert that ``actual`` errs at most twice as much as ``peer`` (eager torch, same type) does, plus 8 ulps of the output scale."""
+    """Assert that ``actual`` errs at most twice as much as ``peer`` (eager torch, same type), plus 8 ulps."""
     slack = 8 * torch.finfo(peer.dtype).eps
     error, bound = relative_error(actual, truth), 2 * relative_error(peer, truth) + slack
     assert error <= bound, (

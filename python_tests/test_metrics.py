@@ -1,5 +1,6 @@
 """Metrics against counting one image at a time over sets of ancestors, on random trees and a case worked by hand."""
 
+import doctest
 import math
 import re
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from c2f_ops import metrics as metrics_module
 from c2f_ops.hierarchy import Hierarchy
 from c2f_ops.metrics import (
     area_under_risk_coverage,
@@ -196,3 +198,9 @@ def test_calibration_error():
 def test_area_under_risk_coverage():
     confidence, correct = torch.tensor([0.2, 0.9, 0.1, 0.5]), torch.tensor([True, True, False, False])
     assert area_under_risk_coverage(confidence, correct) == pytest.approx((0 / 1 + 1 / 2 + 1 / 3 + 2 / 4) / 4)
+
+
+def test_the_example_in_the_documentation():
+    result = doctest.testmod(metrics_module)
+    assert result.attempted >= 6
+    assert result.failed == 0

@@ -1,7 +1,7 @@
-"""Which algorithm, which room, save or recompute: pure functions of a problem, the machine and two environment variables.
+"""Which algorithm, which room, save or recompute: pure functions of a problem, the machine and the environment.
 
-Algorithm and saving are decided above the dispatcher, because they fix the number of outputs; they depend on shapes, type and device
-alone. The room is decided below it, when the kernel runs. Never on free memory, never on timing.
+Algorithm and saving are decided above the dispatcher, because they fix the number of outputs; they depend on shapes,
+type and device alone. The room is decided below it, when the kernel runs. Never on free memory, never on timing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ AUTO_ORDER = {"cuda": ("cuda", "triton"), "cpu": ("cpu",)}
 ALGOS = ("auto", "fused", "chunked", "gram")
 SAVE_BUDGET_BYTES = 2**31
 
-# Flops per byte at which rebuilding a projection costs as much as writing and reading it, by operand size (spec: c > s TC / BW).
-# H200: 790 TFLOP/s at 16 bits and 50 TFLOP/s in float32 against 4.3 TB/s. On CPUs saving wins at any width.
+# Flops per byte at which rebuilding a projection costs as much as writing and reading it, by operand size (spec: c > s
+# TC / BW). H200: 790 TFLOP/s at 16 bits and 50 TFLOP/s in float32 against 4.3 TB/s. On CPUs saving wins at any width.
 _RIDGE = {"cuda": {2: 184.0, 4: 12.0, 8: 12.0}}
 _GRAM_MARGIN = 0.9
 
@@ -94,7 +94,7 @@ def choose_algo(problem: Problem, algo: str) -> tuple[str, str]:
 
 
 def choose_recompute(problem: Problem, recompute: bool | str) -> bool:
-    """Resolve ``recompute="auto"``: save where rebuilding costs more than the round trip and the projections fit the budget."""
+    """Resolve ``recompute="auto"``: save where rebuilding costs more than the round trip, within the budget."""
     if recompute != "auto":
         return bool(recompute)
     size = problem.dtype.itemsize

@@ -1,4 +1,4 @@
-"""Shared by every op: definition in the `c2f_ops` namespace, and kernels that ignore autocast (decided once, in `functional`)."""
+"""Shared by every op: definition in the `c2f_ops` namespace, kernels that ignore autocast."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """`c2f_ops::multilinear_pool`: schema, fake, autograd, kernel choice.
 
-The op returns (out, p, projections): the result, and what its backward needs. ``save`` decides whether projections has M entries or
-none, so it is settled by the caller, as is ``algo`` ("gram", "direct", "fused" or "chunked"); the room is chosen when the kernel runs.
+The op returns (out, p, projections): the result, and what its backward needs. ``save`` decides whether projections has
+M entries or none, so it is settled by the caller, as is ``algo`` ("gram", "direct", "fused" or "chunked"); the room is
+chosen when the kernel runs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import signed_sqrt_normalize as epilogue
-from .choice import Choice, choose_backend, room
+from .choice import choose_backend, room
 from .library import define, without_autocast
 from .problem import Problem
 
@@ -28,8 +29,9 @@ define(
 )
 define(
     "multilinear_pool_bwd",
-    "(Tensor d_out, Tensor p, Tensor[] projections, Tensor[] features, Tensor[] weights, Tensor[] biases, Tensor? mask, "
-    f"{_OPTIONS}, bool[] needs) -> (Tensor[] d_features, Tensor[] d_weights, Tensor[] d_biases, Tensor[] d_mask)",
+    "(Tensor d_out, Tensor p, Tensor[] projections, Tensor[] features, Tensor[] weights, Tensor[] biases, "
+    f"Tensor? mask, {_OPTIONS}, bool[] needs)"
+    " -> (Tensor[] d_features, Tensor[] d_weights, Tensor[] d_biases, Tensor[] d_mask)",
 )
 
 _DEGREE = 4  # an interaction travels as four integers, padded with -1
@@ -45,27 +47,25 @@ def decode(flat: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(i for i in flat[q : q + _DEGREE] if i >= 0) for q in range(0, len(flat), _DEGREE))
 
 
-def _choose(problem: Problem, backend: str, algo: str) -> Choice:
-    return choose_backend(problem, backend, algo)
-
-
 @torch.library.impl("c2f_ops::multilinear_pool", "CompositeExplicitAutograd")
 @without_autocast
-def _forward(features, weights, biases, mask, flat, activation, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, algo, backend, save, out_dtype):  # fmt: skip
+def _forward(features, weights, biases, mask, flat, activation, *options):
+    *norm, algo, backend, save, out_dtype = options
     interactions = decode(flat)
     per_factor = biases or [None] * len(features)
-    choice = _choose(Problem.of(features, weights, mask, interactions, activation), backend, algo)
+    choice = choose_backend(Problem.of(features, weights, mask, interactions, activation), backend, algo)
     if choice.algo == "gram":
         p, projections = room("reference", "gram").gram_fwd(features, weights, per_factor, mask, interactions), []
     else:
         kernel = room(choice.backend, "multilinear_pool").multilinear_pool_fwd
         p, projections = kernel(features, weights, per_factor, mask, interactions, activation, save, choice.algo)
-    out = epilogue.forward(p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, out_dtype, choice.backend)
+    out = epilogue.forward(p, norm, out_dtype, choice.backend)
     return out.flatten(1), p, projections
 
 
 @torch.library.register_fake("c2f_ops::multilinear_pool")
-def _forward_fake(features, weights, biases, mask, flat, activation, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, algo, backend, save, out_dtype):  # fmt: skip
+def _forward_fake(features, weights, biases, mask, flat, activation, *options):
+    *_, save, out_dtype = options
     x, (batch, length, _), width = features[0], features[0].shape, weights[0].shape[1]
     count = len(flat) // _DEGREE
     p_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -76,13 +76,13 @@ def _forward_fake(features, weights, biases, mask, flat, activation, sqrt_mode, 
 
 @torch.library.impl("c2f_ops::multilinear_pool_bwd", "CompositeExplicitAutograd")
 @without_autocast
-def _backward(d_out, p, projections, features, weights, biases, mask, flat, activation, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, algo, backend, needs):  # fmt: skip
+def _backward(d_out, p, projections, features, weights, biases, mask, flat, activation, *options):
+    *norm, algo, backend, needs = options
     interactions = decode(flat)
     per_factor = biases or [None] * len(features)
     problem = Problem.of(features, weights, mask, interactions, activation, mask_grad=needs[-1])
-    choice = _choose(problem, backend, "direct" if algo == "fused" else algo)
-    norm = (sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
-    d_p = epilogue.backward(d_out.contiguous().view_as(p), p, *norm, choice.backend)
+    choice = choose_backend(problem, backend, "direct" if algo == "fused" else algo)
+    d_p = epilogue.backward(d_out.contiguous().view_as(p), p, norm, choice.backend)
     if choice.algo == "gram":
         grads = room("reference", "gram").gram_bwd(d_p, features, weights, per_factor, mask, interactions, needs)
     else:
@@ -98,7 +98,8 @@ def _backward(d_out, p, projections, features, weights, biases, mask, flat, acti
 
 
 @torch.library.register_fake("c2f_ops::multilinear_pool_bwd")
-def _backward_fake(d_out, p, projections, features, weights, biases, mask, flat, activation, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, algo, backend, needs):  # fmt: skip
+def _backward_fake(d_out, p, projections, features, weights, biases, mask, flat, activation, *options):
+    needs = options[-1]
     count = len(features)
     return (
         [torch.empty_like(x) for x, need in zip(features, needs[:count], strict=True) if need],
@@ -133,7 +134,7 @@ def _autograd(ctx, d_out, _d_p, _d_projections):
     need_x, need_w, need_b, need_mask = ctx.needs_input_grad[:4]
     flags = [*need_x, *need_w, *(need_b or [False] * count), bool(need_mask)]
     if d_out is None:
-        grads = ([], [], [], [])
+        grads: tuple[list[Tensor], ...] = ([], [], [], [])
         flags = [False] * len(flags)
     elif torch.is_grad_enabled():
         grads = _composed_backward(d_out, features, weights, biases, mask, ctx.options, flags)
@@ -158,12 +159,12 @@ def _take(tensors: list[Tensor], n: int) -> list[Tensor]:
 
 
 def _composed_backward(d_out, features, weights, biases, mask, options, needs):
-    """The backward as differentiable torch operations, for create_graph: slow, exact, everything rebuilt from the inputs."""
+    """The backward as differentiable torch operations, for create_graph: slow, exact, rebuilt from the inputs."""
     flat, activation, sqrt_mode, *norm_options, _algo, _backend = options
     if sqrt_mode == "caffe":
         raise RuntimeError(
-            "multilinear_pool: sqrt_mode='caffe' is not twice differentiable (its backward is not the derivative of its forward); "
-            "use sqrt_mode='shifted' for second derivatives"
+            "multilinear_pool: sqrt_mode='caffe' is not twice differentiable (its backward is not the derivative of "
+            "its forward); use sqrt_mode='shifted' for second derivatives"
         )
     pooling, norm = room("reference", "multilinear_pool"), room("reference", "signed_sqrt_normalize")
     interactions, per_factor = decode(flat), biases or [None] * len(features)

@@ -13,7 +13,8 @@ from torch import Tensor
 class Problem:
     """Sizes and kinds of one call, no tensors.
 
-    ``layout`` is "positions" where positions are contiguous (NCHW maps), "channels" where channels are (NHWC, NLC), else "strided".
+    ``layout`` is "positions" where positions are contiguous (NCHW maps), "channels" where channels are (NHWC, NLC),
+    else "strided".
     """
 
     device: torch.device

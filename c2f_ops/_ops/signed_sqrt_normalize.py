@@ -29,37 +29,39 @@ def choose(p: Tensor, backend: str) -> str:
     return "reference"
 
 
-def forward(p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, out_dtype, backend) -> Tensor:
-    """z from p ``[B, Q, D]`` in the room ``backend``, resolved."""
+def forward(p, norm, out_dtype, backend) -> Tensor:
+    """z from p ``[B, Q, D]`` in the room ``backend``, resolved; ``norm`` holds the five options in order."""
     kernel = room(backend, "signed_sqrt_normalize").signed_sqrt_normalize_fwd
-    return kernel(p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, out_dtype)
+    return kernel(p, *norm, out_dtype)
 
 
-def backward(d_out, p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend) -> Tensor:
+def backward(d_out, p, norm, backend) -> Tensor:
     """d_p from d_out and p, both ``[B, Q, D]``, in the room ``backend``, resolved."""
     kernel = room(backend, "signed_sqrt_normalize").signed_sqrt_normalize_bwd
-    return kernel(d_out, p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
+    return kernel(d_out, p, *norm)
 
 
 @torch.library.impl("c2f_ops::signed_sqrt_normalize", "CompositeExplicitAutograd")
 @without_autocast
-def _forward(p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend):
-    return forward(p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, p.dtype, choose(p, backend))
+def _forward(p, *options):
+    *norm, backend = options
+    return forward(p, norm, p.dtype, choose(p, backend))
 
 
 @torch.library.impl("c2f_ops::signed_sqrt_normalize_bwd", "CompositeExplicitAutograd")
 @without_autocast
-def _backward(d_out, p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend):
-    return backward(d_out.contiguous(), p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, choose(p, backend))
+def _backward(d_out, p, *options):
+    *norm, backend = options
+    return backward(d_out.contiguous(), p, norm, choose(p, backend))
 
 
 @torch.library.register_fake("c2f_ops::signed_sqrt_normalize")
-def _forward_fake(p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend):
+def _forward_fake(p, *_options):
     return p.new_empty(p.shape)
 
 
 @torch.library.register_fake("c2f_ops::signed_sqrt_normalize_bwd")
-def _backward_fake(d_out, p, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, backend):
+def _backward_fake(d_out, p, *_options):
     return p.new_empty(p.shape)
 
 
@@ -75,8 +77,8 @@ def _autograd(ctx, d_out):
     if torch.is_grad_enabled():
         if sqrt_mode == "caffe":
             raise RuntimeError(
-                "signed_sqrt_normalize: sqrt_mode='caffe' is not twice differentiable (its backward is not the derivative of its "
-                "forward); use sqrt_mode='shifted' for second derivatives"
+                "signed_sqrt_normalize: sqrt_mode='caffe' is not twice differentiable (its backward is not the "
+                "derivative of its forward); use sqrt_mode='shifted' for second derivatives"
             )
         d_p = room("reference", "signed_sqrt_normalize").signed_sqrt_normalize_bwd(d_out, p, *ctx.options[:-1])
     else:

@@ -38,7 +38,7 @@ def unsupported(problem: Problem, algo: str) -> str | None:
         return why
     if algo == "fused":
         plan = plan_of(problem)
-        return None if plan["kernel"] != "chunked" else plan["reason"]
+        return None if plan["block_l"] else plan["reason"]
     return None
 
 
@@ -145,7 +145,7 @@ def fused_fwd(
     biases: Sequence[Tensor | None],
     mask: Tensor | None,
 ) -> Tensor:
-    """Pool by the fused kernel -> p ``[B, Q, D]``; raises RuntimeError where the plan is not for it."""
+    """Pool by the fused kernel -> p ``[B, Q, D]``; raises RuntimeError where it cannot run."""
     weights = [w if w.stride(1) == 1 else w.contiguous() for w in weights]
     p = features[0].new_empty((problem.batch, len(problem.interactions), problem.width), dtype=torch.float32)
     _native.module().multilinear_pool_cuda_fwd(

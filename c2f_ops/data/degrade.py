@@ -74,9 +74,8 @@ def resize_uint8(images: Tensor, size: tuple[int, int], mode: str = "bilinear") 
         out = batch.new_empty((*batch.shape[:2], *size))
     elif batch.device.type != "cpu":
         out = _resize_in_float(batch, size, mode)
-    elif (
-        1 in size
-    ):  # torch's kernel stops with an internal error on colour images with one pixel to fill, not on planes
+    elif 1 in size:
+        # torch's kernel stops with an internal error on colour images when one pixel is to be filled, not on planes.
         planes = batch.flatten(0, 1)[:, None]
         out = F.interpolate(planes, size=size, mode=mode, antialias=True).view(*batch.shape[:2], *size)
     else:

@@ -17,13 +17,16 @@ class MultiLinearPool(nn.Module):
     """Project M feature maps to a common width, multiply, sum over positions, signed square root, L2 norm.
 
     Args:
-        in_channels: Channels C_m of each of the M feature maps (1 to 4); or one number: a single map, projected once for each factor.
+        in_channels: Channels C_m of each of the M feature maps (1 to 4); or one number: a single map, projected once
+            for each factor.
         dim: Projection width D.
-        interactions: Tuples of factor indices; default is the preset of the class, here MLP: three pairs and the trilinear term.
+        interactions: Tuples of factor indices; default is the preset of the class, here MLP: three pairs and the
+            trilinear term.
         bias: Learn a bias for each projection.
-        init: "caffe" uniform within ``sqrt(3 / C_m)`` and zero biases (HBP's released network), "torch" as `torch.nn.Linear`.
-        layout, num_prefix_tokens, activation, pooling, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, algo, recompute, backend: as
-            for `c2f_ops.multilinear_pool`.
+        init: "caffe" uniform within ``sqrt(3 / C_m)`` and zero biases (HBP's released network), "torch" as
+            `torch.nn.Linear`.
+        layout, num_prefix_tokens, activation, pooling, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, algo,
+            recompute, backend: as for `c2f_ops.multilinear_pool`.
 
     Attributes:
         out_features: ``len(interactions) * dim``.
@@ -66,8 +69,8 @@ class MultiLinearPool(nn.Module):
             raise ValueError(f"{name}: in_channels must be positive, got {in_channels!r}")
         if used != set(range(len(self.in_channels))):
             raise ValueError(
-                f"{name}: interactions must use each of the {len(self.in_channels)} feature maps of in_channels and no other, "
-                f"got {self.interactions}"
+                f"{name}: interactions must use each of the {len(self.in_channels)} feature maps of in_channels and no "
+                f"other, got {self.interactions}"
             )
         if dim < 1:
             raise ValueError(f"{name}: dim must be positive, got {dim}")
@@ -132,10 +135,11 @@ class MultiLinearPool(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """Show the configuration."""
         return (
-            f"in_channels={self.in_channels}, dim={self.dim}, interactions={self.interactions}, bias={self.biases is not None}, "
-            f"layout={self.layout!r}, activation={self.activation!r}, pooling={self.pooling!r}, "
-            f"sqrt={self.sqrt_mode!r} ({self.sqrt_eps:g}), norm={self.norm_scope!r} ({self.l2_mode!r}, {self.l2_eps:g})"
+            f"in_channels={self.in_channels}, dim={self.dim}, interactions={self.interactions}, "
+            f"bias={self.biases is not None}, layout={self.layout!r}, activation={self.activation!r}, "
+            f"pooling={self.pooling!r}, sqrt={self.sqrt_mode!r} ({self.sqrt_eps:g}), norm={self.norm_scope!r} ({self.l2_mode!r}, {self.l2_eps:g})"
         )
 
 
@@ -149,7 +153,9 @@ class HierarchicalBilinearPool(MultiLinearPool):
 
 
 class FactorizedBilinearPool(MultiLinearPool):
-    """One pair: two projections of a single map (FBP proper, ``in_channels`` a number), or of two (with ``activation``: MLB).
+    """One pair: two projections of a single map (FBP proper, ``in_channels`` a number), or of two.
+
+    With an ``activation`` and two maps this is MLB.
 
     Source: Coarse-to-Fine Grained Classification (SIGIR 2019), eq. (3) and (4).
     """
@@ -219,5 +225,6 @@ class RandomMaclaurinPool(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """Show the configuration."""
         degree, channels, dim = self.signs.shape
         return f"in_channels={channels}, dim={dim}, degree={degree}, layout={self.layout!r}"

@@ -1,1 +1,1 @@
-"""Executable specification: plain PyTorch, forward and backward, differentiable, float64-capable. Imports nothing of ours."""
+"""Executable specification: plain PyTorch, forward and backward, float64-capable. Imports nothing of ours."""

@@ -1,11 +1,12 @@
 """Pair-only pooling through Gram matrices: same result as the direct path, other cost.
 
-For a pair (x, y) with projections U, V and biases a, b, and G = X' diag(w) Y, s_x = sum_i w_i x_i, s_y = sum_i w_i y_i, N = sum_i w_i:
+For a pair (x, y) with projections U, V and biases a, b, and G = X' diag(w) Y, s_x = sum_i w_i x_i, s_y = sum_i w_i y_i,
+N = sum_i w_i:
 
     p_j = U_j' G V_j + b_j (U_j' s_x) + a_j (V_j' s_y) + N a_j b_j
 
-No tensor of size B L D exists; it pays when ``pairs * C * (L + D) < M * L * D``. Plain PyTorch on any device, Gram matrices in the
-accumulation type. Interactions of length two only, no activation, no gradient for position weights.
+No tensor of size B L D exists; it pays when ``pairs * C * (L + D) < M * L * D``. Plain PyTorch on any device, Gram
+matrices in the accumulation type. Interactions of length two only, no activation, no gradient for position weights.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     U_m = act(X_m W_m + b_m)                 p[b, q] = sum_i w[b, i] * prod_{m in T_q} U_m[b, i]
 
-16-bit operands are widened to float32, so products and sums carry float32 (float64 for float64 inputs) throughout. Every function is
-composed of differentiable operations, which makes the backward differentiable once more. Work goes through in blocks of samples
-to bound the memory of the intermediates.
+16-bit operands are widened to float32, so products and sums carry float32 (float64 for float64 inputs) throughout.
+Every function is composed of differentiable operations, which makes the backward differentiable once more. Work goes
+through in blocks of samples to bound the memory of the intermediates.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def multilinear_pool_fwd(
     save: bool,
     algo: str = "chunked",
 ) -> tuple[Tensor, list[Tensor]]:
-    """Pool: features ``M x [B, L, C_m]``, weights ``M x [C_m, D]`` -> p ``[B, Q, D]`` and, if ``save``, M projections ``[B, L, D]``.
+    """Pool: features ``M x [B, L, C_m]``, weights ``M x [C_m, D]`` -> p ``[B, Q, D]`` and, saved, M x ``[B, L, D]``.
 
     ``algo`` has no effect: blocks of samples are the one way this room works.
     """
@@ -65,9 +65,10 @@ def multilinear_pool_bwd(
     activation: str,
     needs: Sequence[bool],
 ) -> Grads:
-    """Gradient of `multilinear_pool_fwd`: d_p ``[B, Q, D]`` -> (d_features, d_weights, d_biases, d_mask), None where not needed.
+    """Gradient of the forward: d_p ``[B, Q, D]`` -> (d_features, d_weights, d_biases, d_mask), None where not needed.
 
-    ``projections`` are the saved ones or empty (rebuilt). ``needs`` has 3 M + 1 entries: features, weights, biases, mask.
+    ``projections`` are the saved ones or empty (rebuilt). ``needs`` has 3 M + 1 entries: features, weights, biases,
+    mask.
     """
     count = len(features)
     need_x, need_w, need_b = (list(needs[k * count : (k + 1) * count]) for k in range(3))
@@ -113,7 +114,7 @@ def multilinear_pool_bwd(
 
 
 def project(x: Tensor, w: Tensor, b: Tensor | None, mask: Tensor | None, activation: str) -> Tensor:
-    """``act(x w + b)``: x ``[B, L, C]``, w ``[C, D]`` -> ``[B, L, D]`` in the accumulation type; masked positions read as x = 0."""
+    """``act(x w + b)``: x ``[B, L, C]``, w ``[C, D]`` -> ``[B, L, D]``, accumulation type; masked positions are x = 0."""
     dtype = accumulation_dtype(x.dtype)
     u = _select(x, mask).to(dtype) @ w.to(dtype)
     if b is not None:
@@ -124,7 +125,7 @@ def project(x: Tensor, w: Tensor, b: Tensor | None, mask: Tensor | None, activat
 
 
 def _blocks(x: Tensor, w: Tensor) -> list[slice]:
-    """Slices over samples, each with at most `_BLOCK_ELEMENTS` elements in a projection; one (maybe empty) slice at least."""
+    """Slices over samples with at most `_BLOCK_ELEMENTS` elements in a projection; one (maybe empty) at least."""
     batch, per_sample = x.shape[0], x.shape[1] * w.shape[1]
     if batch * per_sample <= _BLOCK_ELEMENTS:
         return [slice(None)]

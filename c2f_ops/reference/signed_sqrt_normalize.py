@@ -2,8 +2,8 @@
 
     s = ssqrt(p)        z = s / n        n: norm of s over one interaction, over all of a sample (joint), or 1
 
-Signed square root modes follow Hierarchical Bilinear Pooling (ECCV 2018): "shifted" is the consistent form of its Caffe layer,
-whose square root has no offset forward and one of 0.03 backward ("caffe").
+Signed square root modes follow Hierarchical Bilinear Pooling (ECCV 2018): "shifted" is the consistent form of its Caffe
+layer, whose square root has no offset forward and one of 0.03 backward ("caffe").
 """
 
 from __future__ import annotations

@@ -10,17 +10,16 @@ import os
 
 import torch
 
-# (major, minor) of the devices for which bench/results/ records these kernels; `auto` takes no other.
-VALIDATED_ARCHITECTURES: frozenset[tuple[int, int]] = frozenset()
+from .._validated import unvalidated as _unvalidated
 
 
 def interpreted() -> bool:
-    """Whether Triton's interpreter replaces the compiler in this process."""
+    """Tell whether Triton's interpreter replaces the compiler in this process."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
 def unavailable() -> str | None:
-    """One line why these kernels cannot run on this machine; None: they can."""
+    """Say in one line why these kernels cannot run on this machine; None: they can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if not interpreted() and not torch.cuda.is_available():
@@ -29,7 +28,7 @@ def unavailable() -> str | None:
 
 
 def unsupported_device(device: torch.device) -> str | None:
-    """One line why these kernels cannot run on ``device``; None: they can."""
+    """Say in one line why these kernels cannot run on ``device``; None: they can."""
     if device.type != "cuda" and not interpreted():
         return f"Triton kernels need CUDA tensors, got {device.type}"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
@@ -37,11 +36,8 @@ def unsupported_device(device: torch.device) -> str | None:
     return None
 
 
-def unvalidated(device: torch.device) -> str | None:
-    """One line why an automatic choice must not take these kernels on ``device`` yet; None: it may."""
+def unvalidated(op: str, device: torch.device) -> str | None:
+    """Say in one line why an automatic choice must not take these kernels on ``device`` yet; None: it may."""
     if device.type != "cuda":
         return "Triton's interpreter is for tests"
-    capability = torch.cuda.get_device_capability(device)
-    if capability in VALIDATED_ARCHITECTURES:
-        return None
-    return "no record of the Triton kernels for compute capability {}.{}".format(*capability)
+    return _unvalidated(op, "triton", torch.cuda.get_device_capability(device))

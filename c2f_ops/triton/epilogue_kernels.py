@@ -1,4 +1,5 @@
-"""Triton kernels of signed_sqrt_normalize: one program a scope, which is a contiguous row. Importing this module needs Triton."""
+# mypy: ignore-errors
+"""Triton kernels of signed_sqrt_normalize: one program a scope, which is a row. Importing this module needs Triton."""
 
 import triton
 import triton.language as tl
@@ -126,4 +127,6 @@ def signed_sqrt_normalize_bwd_kernel(
         g = tl.load(d_out_ptr + row + offs, mask=offs < length, other=0.0).to(tl.float32)
         if L2_MODE != "none":
             g = (g - _signed_sqrt(p, sqrt_eps, SQRT_MODE) / norm * gamma) / norm
-        tl.store(d_p_ptr + row + offs, (g * _slope(p, sqrt_eps, SQRT_MODE)).to(d_p_ptr.dtype.element_ty), mask=offs < length)
+        tl.store(
+            d_p_ptr + row + offs, (g * _slope(p, sqrt_eps, SQRT_MODE)).to(d_p_ptr.dtype.element_ty), mask=offs < length
+        )

@@ -1,8 +1,9 @@
-"""The fused forward of multilinear_pool in Triton. Importing this module needs Triton; the launcher imports it when it runs.
+# mypy: ignore-errors
+"""The fused forward of multilinear_pool in Triton. Importing this module needs Triton; the launcher does when it runs.
 
-Tiles are ``[BLOCK_D, BLOCK_L]``, outputs by positions: the sum over positions then stays inside a thread and its quad, and maps with
-contiguous positions (NCHW) feed the tensor cores without a transpose. A tile never holds positions of two samples. Every sum runs in
-one fixed order inside one program: no atomics.
+Tiles are ``[BLOCK_D, BLOCK_L]``, outputs by positions: the sum over positions then stays inside a thread and its quad,
+and maps with contiguous positions (NCHW) feed the tensor cores without a transpose. A tile never holds positions of two
+samples. Every sum runs in one fixed order inside one program: no atomics.
 """
 
 import triton
@@ -55,7 +56,9 @@ def _step(
         offs_c, offs_d, offs_l = offs_c.to(tl.int64), offs_d.to(tl.int64), offs_l.to(tl.int64)
     wide_c = tl.cast(c, tl.int64)
     x = load_tile(x_ptr + wide_c * stride_c + (offs_c[:, None] * stride_c + offs_l[None, :] * stride_l), keep_c, keep_l)
-    w = load_tile(w_ptr + wide_c * w_stride_c + (offs_d[:, None] * w_stride_d + offs_c[None, :] * w_stride_c), keep_d, keep_c)
+    w = load_tile(
+        w_ptr + wide_c * w_stride_c + (offs_d[:, None] * w_stride_d + offs_c[None, :] * w_stride_c), keep_d, keep_c
+    )
     return tl.dot(w, x, acc, input_precision=PRECISION)
 
 
@@ -82,8 +85,8 @@ def _project(
 ):
     """``act(X_m W_m + b_m)`` of all factors for one tile.
 
-    JOINT: one loop over channels feeds all factors, which share their sizes. Otherwise one factor after the other, and finished
-    16-bit factors wait in 16 bits, which is what leaves registers for the factor in flight.
+    JOINT: one loop over channels feeds all factors, which share their sizes. Otherwise one factor after the other, and
+    finished 16-bit factors wait in 16 bits, which leaves registers for the factor in flight.
     """
     xs = ()
     ws = ()
@@ -95,7 +98,7 @@ def _project(
         if biases[m] is None:
             accs = accs + (tl.zeros([BLOCK_D, BLOCK_L], tl.float32),)
         else:
-            bias = tl.load(biases[m] + d + tl.arange(0, BLOCK_D), mask=keep_d, other=0.0)
+            bias = tl.load(biases[m] + d + tl.arange(0, BLOCK_D), mask=keep_d)
             accs = accs + (tl.zeros([BLOCK_D, BLOCK_L], tl.float32) + bias[:, None],)
 
     us = ()
@@ -173,12 +176,14 @@ def _pool_tile(
         wide = wide + (us[m].to(tl.float32),)
     selected = keep_l
     if MASK != "none":
-        weight = tl.load(mask_ptr + b * L + first + offs_l, mask=keep_l, other=0)
+        weight = tl.load(mask_ptr + b * L + first + offs_l, mask=keep_l)
         if MASK == "bool":
             selected = weight != 0
+            if TAIL:
+                selected = selected & keep_l
     added = ()
     for q in tl.static_range(len(INTERACTIONS)):
-        product = product_of(wide, INTERACTIONS[q], -1)
+        product = product_of(wide, INTERACTIONS, q, -1)
         if MASK == "float":
             product = product * weight[None, :]
         if selected is not None:
@@ -198,6 +203,7 @@ def multilinear_pool_fwd_kernel(
     B,
     L,
     D,
+    group,  # samples that share the L2 cache
     sizes,  # per distinct view: (C, stride_b, stride_l, stride_c, weight stride_c, weight stride_d)
     INTERACTIONS: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -210,7 +216,6 @@ def multilinear_pool_fwd_kernel(
     EVEN: tl.constexpr,  # BLOCK_C divides every C and BLOCK_D divides D
     PRECISION: tl.constexpr,  # of float32 operands: "ieee" or "tf32"
     JOINT: tl.constexpr,
-    GROUP_B: tl.constexpr,  # samples that share the L2 cache
     BLOCK_D: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_TAIL: tl.constexpr,  # covers L % BLOCK_L; 0: no tail
@@ -219,9 +224,9 @@ def multilinear_pool_fwd_kernel(
     """One program owns ``p[b, :, d : d + BLOCK_D]`` and walks over all positions. Grid: B * cdiv(D, BLOCK_D)."""
     pid = tl.program_id(0)
     tiles_d = tl.cdiv(D, BLOCK_D)
-    first_b = pid // (GROUP_B * tiles_d) * GROUP_B
-    group_b = tl.minimum(B - first_b, GROUP_B)
-    rest = pid % (GROUP_B * tiles_d)
+    first_b = pid // (group * tiles_d) * group
+    group_b = tl.minimum(B - first_b, group)
+    rest = pid % (group * tiles_d)
     b = tl.cast(first_b + rest % group_b, tl.int64)
     d = tl.cast(rest // group_b, tl.int64) * BLOCK_D
     L = L // VEC_L * VEC_L
@@ -237,13 +242,13 @@ def multilinear_pool_fwd_kernel(
     full = L // BLOCK_L * BLOCK_L
     for first in range(0, full, BLOCK_L):
         sums = _pool_tile(
-            sums, first, features, weights, biases, mask_ptr, saved, b, d, L, D, keep_d, sizes, False, INTERACTIONS, MASK,
-            VIEWS, WIDE, EVEN, ACTIVATION, PRECISION, JOINT, BLOCK_D, BLOCK_L, BLOCK_C,
+            sums, first, features, weights, biases, mask_ptr, saved, b, d, L, D, keep_d, sizes, False, INTERACTIONS,
+            MASK, VIEWS, WIDE, EVEN, ACTIVATION, PRECISION, JOINT, BLOCK_D, BLOCK_L, BLOCK_C,
         )  # fmt: skip
     if BLOCK_TAIL:
         sums = _pool_tile(
-            sums, full, features, weights, biases, mask_ptr, saved, b, d, L, D, keep_d, sizes, True, INTERACTIONS, MASK,
-            VIEWS, WIDE, EVEN, ACTIVATION, PRECISION, JOINT, BLOCK_D, BLOCK_TAIL, BLOCK_C,
+            sums, full, features, weights, biases, mask_ptr, saved, b, d, L, D, keep_d, sizes, True, INTERACTIONS,
+            MASK, VIEWS, WIDE, EVEN, ACTIVATION, PRECISION, JOINT, BLOCK_D, BLOCK_TAIL, BLOCK_C,
         )  # fmt: skip
     for q in tl.static_range(len(INTERACTIONS)):
         tl.store(p_ptr + (b * len(INTERACTIONS) + q) * D + d + offs_d, sums[q], mask=d + offs_d < D)

@@ -1,7 +1,8 @@
-"""Element-wise Triton kernels of multilinear_pool, over projections that a GEMM made, and the pieces the fused kernel shares.
+# mypy: ignore-errors
+"""Element-wise Triton kernels of multilinear_pool over projections that a GEMM made, and what the fused kernel shares.
 
-Tiles are ``[BLOCK_L, BLOCK_D]``, positions by outputs. One program owns (sample, outputs) and walks over all positions, so sums have
-one fixed order and no atomics. Importing this module needs Triton; the launchers import it when they run.
+Tiles are ``[BLOCK_L, BLOCK_D]``, positions by outputs. One program owns (sample, outputs) and walks over all positions,
+so sums have one fixed order and no atomics. Importing this module needs Triton; the launchers do when they run.
 """
 
 import triton
@@ -20,6 +21,7 @@ def _tanh(x):
 
 @triton.jit
 def activate(x, ACTIVATION: tl.constexpr):
+    """Apply "none", "relu" or "tanh"."""
     if ACTIVATION == "relu":
         x = tl.where(x < 0, 0.0, x)  # NaN stays NaN
     elif ACTIVATION == "tanh":
@@ -37,15 +39,15 @@ def _activation_grad(u, g, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def product_of(us, FACTORS: tl.constexpr, SKIP: tl.constexpr):
-    """Product of ``us[FACTORS[k]]`` over all k but SKIP; None where nothing is left."""
+def product_of(us, INTERACTIONS: tl.constexpr, Q: tl.constexpr, SKIP: tl.constexpr):
+    """Product of the factors of interaction Q, without the one at SKIP; None where nothing is left."""
     product = None
-    for k in tl.static_range(len(FACTORS)):
+    for k in tl.static_range(len(INTERACTIONS[Q])):
         if k != SKIP:
             if product is None:
-                product = us[FACTORS[k]]
+                product = us[INTERACTIONS[Q][k]]
             else:
-                product = product * us[FACTORS[k]]
+                product = product * us[INTERACTIONS[Q][k]]
     return product
 
 
@@ -120,7 +122,7 @@ def hadamard_reduce_kernel(
         weight, keep = _position_weights(mask_ptr, rows, offs_l < L, MASK)
         added = ()
         for q in tl.static_range(len(INTERACTIONS)):
-            product = product_of(us, INTERACTIONS[q], -1)
+            product = product_of(us, INTERACTIONS, q, -1)
             if MASK == "float":
                 product = product * weight[:, None]
             added = added + (sums[q] + tl.where(keep[:, None], product, 0.0),)
@@ -161,11 +163,11 @@ def hadamard_grad_kernel(
     for q in tl.static_range(len(INTERACTIONS)):
         ptrs = d_p_ptr + (b * len(INTERACTIONS) + q) * D + first + offs_d
         d_ps = d_ps + (tl.load(ptrs, mask=keep_d, other=0.0)[None, :],)
+    wanted = ()
     sums = ()
     for m in tl.static_range(len(projections)):
-        if d_biases[m] is None:
-            sums = sums + (None,)
-        else:
+        if d_biases[m] is not None:
+            wanted = wanted + (d_biases[m],)
             sums = sums + (tl.zeros([BLOCK_L, BLOCK_D], tl.float32),)
 
     for start in range(0, L, BLOCK_L):
@@ -178,14 +180,12 @@ def hadamard_grad_kernel(
         weight, keep = _position_weights(mask_ptr, rows, keep_l, MASK)
         added = ()
         for m in tl.static_range(len(projections)):
-            if grads[m] is None and d_biases[m] is None:
-                added = added + (None,)
-            else:
+            if grads[m] is not None or d_biases[m] is not None:
                 g = tl.zeros([BLOCK_L, BLOCK_D], tl.float32)
                 for q in tl.static_range(len(INTERACTIONS)):
                     for k in tl.static_range(len(INTERACTIONS[q])):
                         if INTERACTIONS[q][k] == m:
-                            others = product_of(us, INTERACTIONS[q], k)
+                            others = product_of(us, INTERACTIONS, q, k)
                             if others is None:
                                 g += d_ps[q]
                             else:
@@ -194,16 +194,13 @@ def hadamard_grad_kernel(
                     g = g * weight[:, None]
                 g = tl.where(keep[:, None], _activation_grad(us[m], g, ACTIVATION), 0.0)
                 if grads[m] is not None:
-                    ptrs = grads[m] + rows[:, None] * width + offs_d[None, :]
+                    g_ptrs = grads[m] + rows[:, None] * width + offs_d[None, :]
                     scaled = g
                     if scale_ptr is not None:
                         scaled = g * tl.load(scale_ptr + m)
-                    tl.store(ptrs, scaled.to(grads[m].dtype.element_ty), mask=keep_l[:, None] & keep_d[None, :])
-                if d_biases[m] is None:
-                    added = added + (None,)
-                else:
-                    added = added + (sums[m] + g,)
+                    tl.store(g_ptrs, scaled.to(grads[m].dtype.element_ty), mask=keep_l[:, None] & keep_d[None, :])
+                if d_biases[m] is not None:
+                    added = added + (sums[len(added)] + g,)
         sums = added
-    for m in tl.static_range(len(projections)):
-        if d_biases[m] is not None:
-            tl.store(d_biases[m] + b * width + offs_d, tl.sum(sums[m], axis=0), mask=keep_d)
+    for k in tl.static_range(len(wanted)):
+        tl.store(wanted[k] + b * width + offs_d, tl.sum(sums[k], axis=0), mask=keep_d)

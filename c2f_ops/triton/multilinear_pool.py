@@ -21,6 +21,7 @@ __all__ = ["multilinear_pool_bwd", "multilinear_pool_fwd", "unavailable", "unsup
 
 Interactions = Sequence[Sequence[int]]
 
+_OP = "multilinear_pool"
 MAX_FACTORS, MAX_DEGREE, MAX_INTERACTIONS = 4, 4, 16
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FUSED_MAX_CHANNELS = 1024  # wider features are bound by the GEMM, where the vendor's is ahead
@@ -30,7 +31,7 @@ _CHUNK_ROWS = 8192
 
 @dataclass(frozen=True)
 class FusedPlan:
-    """Tiles of the fused forward. ``joint``: one loop over channels for all factors, instead of one factor after the other."""
+    """Tiles of the fused forward. ``joint``: one loop over channels for all factors, else one factor at a time."""
 
     block_d: int
     block_l: int
@@ -40,21 +41,44 @@ class FusedPlan:
     stages: int
 
 
-# What bench/bench_multilinear_pool.py measures; `fused_plan` holds its outcome.
+_LARGE = FusedPlan(block_d=128, block_l=128, block_c=64, joint=True, warps=8, stages=2)
+_LARGE_DEEP = FusedPlan(block_d=128, block_l=128, block_c=64, joint=True, warps=8, stages=3)
+_LARGE_SEQUENTIAL = FusedPlan(block_d=128, block_l=128, block_c=64, joint=False, warps=8, stages=3)
+_MEDIUM = FusedPlan(block_d=128, block_l=64, block_c=64, joint=True, warps=8, stages=2)
+_MEDIUM_DEEP = FusedPlan(block_d=128, block_l=64, block_c=64, joint=True, warps=8, stages=3)
+_MEDIUM_NARROW = FusedPlan(block_d=128, block_l=64, block_c=32, joint=True, warps=8, stages=3)
+_MEDIUM_SEQUENTIAL = FusedPlan(block_d=128, block_l=64, block_c=32, joint=False, warps=8, stages=4)
+_SMALL = FusedPlan(block_d=64, block_l=64, block_c=32, joint=False, warps=4, stages=3)
+_FLOAT32 = FusedPlan(block_d=64, block_l=64, block_c=16, joint=False, warps=8, stages=3)
+
+# For 16-bit types on devices with 228 KiB of shared memory; a benchmark passes them to `fused_fwd`.
 FUSED_CANDIDATES = (
-    FusedPlan(block_d=128, block_l=128, block_c=64, joint=False, warps=8, stages=3),
-    FusedPlan(block_d=128, block_l=64, block_c=64, joint=False, warps=8, stages=3),
-    FusedPlan(block_d=128, block_l=64, block_c=32, joint=True, warps=8, stages=3),
-    FusedPlan(block_d=64, block_l=64, block_c=64, joint=False, warps=4, stages=3),
-    FusedPlan(block_d=64, block_l=64, block_c=32, joint=False, warps=4, stages=3),
+    _LARGE,
+    _LARGE_DEEP,
+    _LARGE_SEQUENTIAL,
+    _MEDIUM,
+    _MEDIUM_DEEP,
+    _MEDIUM_NARROW,
+    _MEDIUM_SEQUENTIAL,
+    _SMALL,
 )
 
 
-def fused_plan(problem: Problem) -> FusedPlan:
-    """The tiles for ``problem``: a static table over type and sizes."""
+def fused_plan(problem: Problem, save: bool, capability: tuple[int, int] = (9, 0)) -> FusedPlan:
+    """Choose the largest tiles that compile without spilled registers; test_triton_aot.py holds them to it."""
     if problem.dtype == torch.float32:
-        return FusedPlan(block_d=64, block_l=64, block_c=32, joint=False, warps=8, stages=2)
-    return FUSED_CANDIDATES[1]
+        return _FLOAT32
+    factors = len(problem.channels)
+    contiguous = (problem.positions,) if problem.layout == "positions" else problem.channels
+    if problem.width % 16 or any(n % 4 for n in contiguous):
+        return _SMALL  # narrow loads take registers for their addresses
+    if capability[0] not in (9, 10) or len(set(problem.channels)) > 1:
+        return _SMALL if save else _MEDIUM_SEQUENTIAL
+    if save:  # so does the transpose before the store
+        return _MEDIUM_NARROW if factors <= 3 else _SMALL
+    if factors == 4:
+        return _MEDIUM
+    return _LARGE_DEEP if capability[0] == 9 and factors <= 2 else _MEDIUM_DEEP
 
 
 def chunk_sizes(problem: Problem) -> tuple[int, int]:
@@ -65,7 +89,7 @@ def chunk_sizes(problem: Problem) -> tuple[int, int]:
 
 
 def unsupported(problem: Problem, algo: str = "direct") -> str | None:
-    """One line why this room cannot take ``problem``; None: it can."""
+    """Say in one line why this room cannot take ``problem``; None: it can."""
     if problem.dtype not in _DTYPES:
         return f"Triton kernels take float32, bfloat16 and float16, got {problem.dtype}"
     if len(problem.channels) > MAX_FACTORS:
@@ -78,25 +102,27 @@ def unsupported(problem: Problem, algo: str = "direct") -> str | None:
 
 
 def unvalidated(problem: Problem) -> str | None:
-    """One line why an automatic choice must not take this room yet; None: it may."""
-    return _unvalidated(problem.device)
+    """Say in one line why an automatic choice must not take this room yet; None: it may."""
+    return _unvalidated(_OP, problem.device)
 
 
 def algorithm(problem: Problem, algo: str = "direct") -> str:
-    """ "fused" or "chunked": what runs for ``algo``."""
+    """Say what runs for ``algo``: "fused" or "chunked"."""
     return _algorithm(problem, algo)[0]
 
 
 def describe(problem: Problem, algo: str = "direct") -> str:
-    """The plan for ``problem`` and its reason, printable."""
+    """Print the plan for ``problem`` and its reason."""
     name, reason = _algorithm(problem, algo)
-    plan = str(fused_plan(problem)) if name == "fused" else "chunk_d={}, chunk_b={}".format(*chunk_sizes(problem))
+    plan = str(_plan(problem, False)) if name == "fused" else "chunk_d={}, chunk_b={}".format(*chunk_sizes(problem))
     return f"triton {name} ({reason}): {plan}"
 
 
 def _algorithm(problem: Problem, algo: str) -> tuple[str, str]:
     if algo != "direct":
         return algo, f"algo={algo!r} was asked for"
+    if problem.device.type == "cuda" and (why := unvalidated(problem)):
+        return "chunked", why
     if problem.dtype == torch.float32 and not _tf32_allowed():
         return "chunked", "strict float32 has no tensor cores to keep busy"
     if problem.layout == "strided":
@@ -118,10 +144,10 @@ def multilinear_pool_fwd(
     save: bool,
     algo: str = "direct",
 ) -> tuple[Tensor, list[Tensor]]:
-    """features ``M x [B, L, C_m]``, weights ``M x [C_m, D]`` -> p ``[B, Q, D]`` and, if ``save``, M projections ``[B, L, D]``."""
+    """Pool: features ``M x [B, L, C_m]``, weights ``M x [C_m, D]`` -> p ``[B, Q, D]``, M projections if ``save``."""
     problem = Problem.of(features, weights, mask, interactions, activation)
     if algorithm(problem, algo) == "fused":
-        return fused_fwd(features, weights, biases, mask, interactions, activation, save, fused_plan(problem))
+        return fused_fwd(features, weights, biases, mask, interactions, activation, save, _plan(problem, save))
     chunk_d, chunk_b = chunk_sizes(problem)
     return _chunked.chunked_fwd(
         features,
@@ -148,7 +174,7 @@ def multilinear_pool_bwd(
     activation: str,
     needs: Sequence[bool],
 ) -> _chunked.Grads:
-    """d_p ``[B, Q, D]`` -> (d_features, d_weights, d_biases, d_mask); ``projections`` as saved, or empty: recomputed."""
+    """Gradients (features, weights, biases, mask) from d_p ``[B, Q, D]``; without saved ``projections``: recomputed."""
     chunk_d, chunk_b = chunk_sizes(Problem.of(features, weights, mask, interactions, activation))
     return _chunked.chunked_bwd(
         d_p.contiguous(),
@@ -191,36 +217,37 @@ def fused_fwd(
     vec, vec_l = _alignment(features)
     tail = L % plan.block_l
     sample_bytes = sum(x.shape[2] for x in features) * L * x.element_size()
-    fused_kernels.multilinear_pool_fwd_kernel[(B * _ceil_div(D, plan.block_d),)](
-        tuple(features),
-        tuple(weights),
-        tuple(biases),
-        _mask_data(mask),
-        p,
-        tuple(saved),
-        B,
-        L,
-        D,
-        tuple(views),
-        INTERACTIONS=_frozen(interactions),
-        ACTIVATION=activation,
-        MASK=_mask_kind(mask),
-        VIEWS=tuple(views.index(size) for size in sizes),
-        POSITIONS_INNER=tuple(stride_l == 1 for _, _, stride_l, *_ in views),
-        VEC=vec,
-        VEC_L=vec_l,
-        WIDE=any(max(strides) >= 2**22 for _, _, *strides in views),
-        EVEN=D % plan.block_d == 0 and all(c % plan.block_c == 0 for c, *_ in views),
-        PRECISION="tf32" if _tf32_allowed() else "ieee",
-        JOINT=plan.joint and len(views) == 1,
-        GROUP_B=max(1, min(B, _L2_BYTES // 2 // max(1, sample_bytes))),
-        BLOCK_D=plan.block_d,
-        BLOCK_L=plan.block_l,
-        BLOCK_TAIL=tail and max(16, 1 << (tail - 1).bit_length()),
-        BLOCK_C=plan.block_c,
-        num_warps=plan.warps,
-        num_stages=plan.stages,
-    )
+    with torch.cuda.device_of(x):
+        fused_kernels.multilinear_pool_fwd_kernel[(B * _ceil_div(D, plan.block_d),)](
+            tuple(features),
+            tuple(weights),
+            tuple(biases),
+            _mask_data(mask),
+            p,
+            tuple(saved),
+            B,
+            L,
+            D,
+            max(1, min(B, _L2_BYTES // 2 // max(1, sample_bytes))),
+            tuple(views),
+            INTERACTIONS=_frozen(interactions),
+            ACTIVATION=activation,
+            MASK=_mask_kind(mask),
+            VIEWS=tuple(views.index(size) for size in sizes),
+            POSITIONS_INNER=tuple(stride_l == 1 for _, _, stride_l, *_ in views),
+            VEC=vec,
+            VEC_L=vec_l,
+            WIDE=any(max(strides) >= 2**22 for _, _, *strides in views),
+            EVEN=D % plan.block_d == 0 and all(c % plan.block_c == 0 for c, *_ in views),
+            PRECISION="tf32" if _tf32_allowed() else "ieee",
+            JOINT=plan.joint and len(views) == 1,
+            BLOCK_D=plan.block_d,
+            BLOCK_L=plan.block_l,
+            BLOCK_TAIL=tail and max(16, 1 << (tail - 1).bit_length()),
+            BLOCK_C=plan.block_c,
+            num_warps=plan.warps,
+            num_stages=plan.stages,
+        )
     return p, saved
 
 
@@ -240,23 +267,24 @@ def hadamard_reduce(
     if B * width == 0:
         return
     block_d = 32
-    hadamard_kernels.hadamard_reduce_kernel[(B * _ceil_div(width, block_d),)](
-        tuple(projections),
-        tuple(biases or [None] * len(projections)),
-        _mask_data(mask),
-        p,
-        L,
-        width,
-        p.shape[2],
-        first,
-        projections[0].stride(1),
-        INTERACTIONS=_frozen(interactions),
-        ACTIVATION="none" if biases is None else activation,
-        MASK=_mask_kind(mask),
-        BLOCK_L=64,
-        BLOCK_D=block_d,
-        num_warps=8,
-    )
+    with torch.cuda.device_of(p):
+        hadamard_kernels.hadamard_reduce_kernel[(B * _ceil_div(width, block_d),)](
+            tuple(projections),
+            tuple(biases or [None] * len(projections)),
+            _mask_data(mask),
+            p,
+            L,
+            width,
+            p.shape[2],
+            first,
+            projections[0].stride(1),
+            INTERACTIONS=_frozen(interactions),
+            ACTIVATION="none" if biases is None else activation,
+            MASK=_mask_kind(mask),
+            BLOCK_L=64,
+            BLOCK_D=block_d,
+            num_warps=8,
+        )
 
 
 def hadamard_grad(
@@ -281,28 +309,35 @@ def hadamard_grad(
     if B * width == 0:
         return grads, d_biases
     block_d = 32
-    hadamard_kernels.hadamard_grad_kernel[(B * _ceil_div(width, block_d),)](
-        tuple(projections),
-        tuple(biases or [None] * len(projections)),
-        _mask_data(mask),
-        d_p,
-        grad_scale,
-        tuple(grads),
-        tuple(d_biases),
-        L,
-        width,
-        d_p.shape[2],
-        first,
-        u.stride(1),
-        INTERACTIONS=_frozen(interactions),
-        APPLY=biases is not None,
-        ACTIVATION=activation,
-        MASK=_mask_kind(mask),
-        BLOCK_L=64,
-        BLOCK_D=block_d,
-        num_warps=8,
-    )
+    with torch.cuda.device_of(u):
+        hadamard_kernels.hadamard_grad_kernel[(B * _ceil_div(width, block_d),)](
+            tuple(projections),
+            tuple(biases or [None] * len(projections)),
+            _mask_data(mask),
+            d_p,
+            grad_scale,
+            tuple(grads),
+            tuple(d_biases),
+            L,
+            width,
+            d_p.shape[2],
+            first,
+            u.stride(1),
+            INTERACTIONS=_frozen(interactions),
+            APPLY=biases is not None,
+            ACTIVATION=activation,
+            MASK=_mask_kind(mask),
+            BLOCK_L=64,
+            BLOCK_D=block_d,
+            num_warps=8,
+        )
     return grads, d_biases
+
+
+def _plan(problem: Problem, save: bool) -> FusedPlan:
+    if problem.device.type != "cuda":
+        return fused_plan(problem, save)
+    return fused_plan(problem, save, torch.cuda.get_device_capability(problem.device))
 
 
 def _tf32_allowed() -> bool:
@@ -326,7 +361,7 @@ def _ceil_div(a: int, b: int) -> int:
 
 
 def _alignment(features: Sequence[Tensor]) -> tuple[int, int]:
-    """Powers of two, at most 16, that divide outer strides and contiguous extents of all features, and L where it is contiguous."""
+    """Powers of two up to 16 that divide (outer strides and contiguous extents of all features, L where contiguous)."""
     vec, vec_l = 16, 1
     for x in features:
         (_, L, C), (stride_b, stride_l, stride_c) = x.shape, x.stride()

@@ -5,9 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import unavailable, unvalidated
+from . import unavailable
+from . import unvalidated as _unvalidated
 
 __all__ = ["signed_sqrt_normalize_bwd", "signed_sqrt_normalize_fwd", "unavailable", "unvalidated"]
+
+
+def unvalidated(device: torch.device) -> str | None:
+    """Say in one line why an automatic choice must not take these kernels on ``device`` yet; None: it may."""
+    return _unvalidated("signed_sqrt_normalize", device)
 
 
 def signed_sqrt_normalize_fwd(
@@ -19,9 +25,17 @@ def signed_sqrt_normalize_fwd(
     out = torch.empty(p.shape, dtype=out_dtype, device=p.device)
     if p.numel():
         rows, length = _rows(p, norm_scope)
-        epilogue_kernels.signed_sqrt_normalize_fwd_kernel[(rows,)](
-            p.contiguous(), out, length, sqrt_eps, l2_eps, SQRT_MODE=sqrt_mode, L2_MODE=_l2(norm_scope, l2_mode), **_tiles(length)
-        )
+        with torch.cuda.device_of(p):
+            epilogue_kernels.signed_sqrt_normalize_fwd_kernel[(rows,)](
+                p.contiguous(),
+                out,
+                length,
+                sqrt_eps,
+                l2_eps,
+                SQRT_MODE=sqrt_mode,
+                L2_MODE=_l2(norm_scope, l2_mode),
+                **_tiles(length),
+            )
     return out
 
 
@@ -34,10 +48,18 @@ def signed_sqrt_normalize_bwd(
     d_p = torch.empty(p.shape, dtype=p.dtype, device=p.device)
     if p.numel():
         rows, length = _rows(p, norm_scope)
-        epilogue_kernels.signed_sqrt_normalize_bwd_kernel[(rows,)](
-            d_out.contiguous(), p.contiguous(), d_p, length, sqrt_eps, l2_eps,
-            SQRT_MODE=sqrt_mode, L2_MODE=_l2(norm_scope, l2_mode), **_tiles(length),
-        )  # fmt: skip
+        with torch.cuda.device_of(p):
+            epilogue_kernels.signed_sqrt_normalize_bwd_kernel[(rows,)](
+                d_out.contiguous(),
+                p.contiguous(),
+                d_p,
+                length,
+                sqrt_eps,
+                l2_eps,
+                SQRT_MODE=sqrt_mode,
+                L2_MODE=_l2(norm_scope, l2_mode),
+                **_tiles(length),
+            )
     return d_p
 
 
@@ -52,5 +74,5 @@ def _l2(norm_scope: str, l2_mode: str) -> str:
 
 
 def _tiles(length: int) -> dict[str, int]:
-    block = min(4096, max(128, 1 << (length - 1).bit_length()))
+    block = min(2048, max(128, 1 << (length - 1).bit_length()))
     return {"BLOCK": block, "num_warps": 8 if block > 1024 else 4}

@@ -2,6 +2,8 @@
 // unrolling and projections stay in registers. DynamicSet reads them from the kernel's arguments.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <algorithm>
 
 #include "c2f/multilinear_pool.h"

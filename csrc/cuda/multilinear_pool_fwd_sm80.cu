@@ -305,7 +305,7 @@ Status launch_layout(const FusedParams& params, Layout layout, int block_l, void
 
 Status launch_multilinear_pool_fwd(const MultilinearPoolFwdArgs& args, const MultilinearPoolCudaPlan& plan, void* stream) {
   const MultilinearPoolProblem& problem = args.problem;
-  if (plan.kernel != CudaKernel::kFusedSm80) return Status::error("multilinear_pool_fwd: the plan is not for the fused kernel");
+  if (plan.block_l == 0) return Status::error(std::string("multilinear_pool_fwd: ") + plan.reason);
   if (problem.B == 0 || problem.D == 0) return Status();
   bool fits = (problem.M == 2 || problem.M == 3) && problem.L > 0 &&
               std::max({problem.B, problem.L, problem.D}) <= fused_sm80::kMaxSize;

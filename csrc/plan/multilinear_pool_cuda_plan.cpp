@@ -32,7 +32,7 @@ void plan_chunks(const MultilinearPoolProblem& problem, const CudaDevice& device
   plan->chunk_d = columns_that_fit(D, static_cast<int64_t>(cells / static_cast<double>(plan->chunk_b)));
 }
 
-// Why the fused kernel cannot or should not take the problem; null: it does. Sets the fused fields of the plan.
+// Why the fused kernel cannot take the problem; null: it can. Sets the fused fields of the plan.
 const char* plan_fused(const MultilinearPoolProblem& problem, Layout layout, const CudaDevice& device,
                        MultilinearPoolCudaPlan* plan) {
   if (problem.dtype == DType::kFloat32) return "the fused kernel takes 16-bit types";
@@ -64,7 +64,6 @@ const char* plan_fused(const MultilinearPoolProblem& problem, Layout layout, con
   const int64_t shared_bytes = fused_sm80::shared_bytes(best, layout);
   if (shared_bytes > device.shared_bytes_per_block) return "the fused kernel needs more shared memory than a block can have";
   const int64_t grid = fused_sm80::blocks(problem);
-  if (grid < device.num_sms) return "the fused kernel would leave multiprocessors idle";
   if (grid > INT32_MAX) return "the fused kernel would need more than 2^31 - 1 blocks";
 
   plan->block_l = best;
@@ -89,6 +88,7 @@ Status plan_multilinear_pool_cuda(const MultilinearPoolProblem& problem, Layout 
   *plan = MultilinearPoolCudaPlan();
   plan_chunks(problem, device, plan);
   const char* obstacle = plan_fused(problem, layout, device, plan);
+  if (obstacle == nullptr && plan->grid < device.num_sms) obstacle = "the fused kernel would leave multiprocessors idle";
   plan->kernel = obstacle == nullptr ? CudaKernel::kFusedSm80 : CudaKernel::kChunked;
   plan->reason = obstacle == nullptr ? "16-bit products of distinct factors, enough tiles for the device" : obstacle;
   return Status();

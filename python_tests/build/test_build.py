@@ -36,8 +36,8 @@ def project(tmp_path):
     for name in ("setup.py", "pyproject.toml", "CMakeLists.txt", "MANIFEST.in", "LICENSE", "README.md"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, copy)
-    for folder in ("cmake", "csrc/include"):
-        shutil.copytree(ROOT / folder, copy / folder)
+    for folder in ("bench", "cmake", "csrc/include"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("results", "__pycache__"))
     for name in (
         "cpu/cpu_features.h",
         "cpu/cpu_features.cpp",
@@ -97,7 +97,9 @@ def test_two_builds_in_a_row_then_one_without_a_compiler(project, tmp_path):
     (project / "c2f_ops/gone.py").touch()
     first, _ = build_wheel(project)
     assert "py3-none-any" not in first.name
-    assert "c2f_ops/gone.py" in names_of(first) and "c2f_ops/py.typed" in names_of(first)
+    files = {path.relative_to(project).as_posix() for path in (project / "c2f_ops").rglob("*.*")}
+    assert {"c2f_ops/gone.py", "c2f_ops/py.typed"} <= files <= {*names_of(first)}
+    assert "c2f_ops/bench/cases.py" in names_of(first)
 
     # The second build finds a cache that points into nowhere, and modules of the first.
     (cache,) = project.glob("build/temp*/cmake/CMakeCache.txt")
@@ -152,7 +154,7 @@ def test_source_archive_is_complete(project):
     names = {name.partition("/")[2] for name in tarfile.open(archive).getnames()}
     wanted = {
         path.relative_to(project).as_posix()
-        for f in ("csrc", "cmake", "c2f_ops")
+        for f in ("bench", "csrc", "cmake", "c2f_ops")
         for path in (project / f).rglob("*.*")
     }
     assert wanted | {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE"} <= names

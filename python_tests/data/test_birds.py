@@ -49,7 +49,6 @@ def test_siblings_differ_in_marks_only_and_genera_in_pattern() -> None:
 
 
 def test_hierarchy_object() -> None:
-    pytest.importorskip("c2f_ops.hierarchy", reason="Hierarchy is not part of this build")
     tree = birds_hierarchy()
     assert tuple(tree.levels) == LEVELS
     assert [list(names) for names in tree.names] == [list(names) for names in NAMES]

@@ -143,7 +143,7 @@ def test_absent_backend_is_an_error_with_its_reason(monkeypatch):
     state = c2f_ops.backends()["multilinear_pool"]
     if state["cuda"] == "ok":
         pytest.skip("every backend is present")
-    with pytest.raises(RuntimeError, match="multilinear_pool: backend='cuda' is not available: ."):
+    with pytest.raises(RuntimeError, match=r"multilinear_pool: backend='cuda' is not available: ."):
         _call(backend="cuda")
     monkeypatch.setenv("C2F_BACKEND", "cuda")
     with pytest.raises(RuntimeError, match="backend='cuda' is not available"):

@@ -31,7 +31,7 @@ def naive(inputs, interactions, sqrt_mode, eps, scope, l2_mode, l2_eps, pooling,
     for m, (x, w) in enumerate(zip(inputs.features, inputs.weights, strict=True)):
         u = torch.einsum("bchw,cd->bhwd", x, w).flatten(1, 2)
         us.append(u + inputs.biases[m] if inputs.biases else u)
-    batch, length, dim = us[0].shape
+    batch, length, _ = us[0].shape
     weights = us[0].new_ones(batch, length) if mask is None else mask.to(us[0].dtype)
     blocks = []
     for t in interactions:

@@ -27,7 +27,7 @@ def birds_hierarchy() -> Hierarchy:
     """Build the tree of the drawn birds: 6 families, 15 genera, 40 species."""
     from c2f_ops.hierarchy import Hierarchy
 
-    return Hierarchy(levels=LEVELS, names=NAMES, parents=PARENTS)
+    return Hierarchy(levels=LEVELS, names=NAMES, parents=PARENTS, meta={"source": "c2f_ops.data.birds"})
 
 
 def render(species: int, rng: np.random.Generator, size: int) -> Array:

@@ -133,9 +133,9 @@ enum class CudaKernel : int32_t { kChunked = 0, kFusedSm80 = 1 };
 
 // How the CUDA kernels will run a problem: a pure host function of sizes, layout and device facts.
 struct MultilinearPoolCudaPlan {
-  CudaKernel kernel = CudaKernel::kChunked;
-  const char* reason = "";  // why this kernel
-  // fused: one block of threads computes block_l positions by block_d columns at a time, block_c channels per step
+  CudaKernel kernel = CudaKernel::kChunked;  // recommended for the forward
+  const char* reason = "";                   // why this kernel
+  // fused, all 0 where it cannot run: a block computes block_l positions by block_d columns at a time, block_c channels per step
   int32_t block_l = 0, block_d = 0, block_c = 0, stages = 0, threads = 0;
   int64_t grid = 0, shared_bytes = 0;
   // chunked forward, every backward: samples and columns of one chunk

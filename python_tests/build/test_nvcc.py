@@ -1,0 +1,142 @@
+"""Every CUDA source compiles for every architecture, keeps its registers, and has the instructions it exists for."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CUDA = ROOT / "csrc" / "cuda"
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+SOURCES = sorted(CUDA.glob("*.cu"), key=lambda path: -path.stat().st_size)  # the longest compilation first
+
+# Registers of a thread. 255 is all there are: the fused kernel holds one factor in 32-bit and two in 16-bit form. The
+# Hadamard kernels keep two blocks of 256 threads on a multiprocessor (128), the normalisation kernels two of 512 (64).
+REGISTERS = {
+    "multilinear_pool_fwd_sm80": 255,
+    "hadamard_reduce": 128,
+    "hadamard_grad": 128,
+    "signed_sqrt_normalize": 64,
+}
+
+
+def archs_of(source: Path) -> list[str]:
+    """A suffix `_sm90` binds a file to sm_90a; the others are for every architecture."""
+    return ["sm_90a"] if source.stem.endswith("_sm90") else ["sm_80", "sm_90", "sm_100"]
+
+
+@dataclass
+class Kernel:
+    name: str
+    registers: int
+    stack: int
+    spills: int
+
+
+@dataclass
+class Compiled:
+    cubin: Path
+    log: str
+
+    def kernels(self) -> list[Kernel]:
+        pattern = (
+            r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+            r"(\d+) bytes spill loads.*?Used (\d+) registers"
+        )
+        return [
+            Kernel(name, int(registers), int(stack), int(stores) + int(loads))
+            for name, stack, stores, loads, registers in re.findall(pattern, self.log, re.DOTALL)
+        ]
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> dict[tuple[str, str], Compiled]:
+    if NVCC is None:
+        pytest.skip("nvcc was not found")
+    folder = tmp_path_factory.mktemp("cubins")
+    known = subprocess.run([NVCC, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+
+    def compile_one(job: tuple[Path, str]) -> tuple[tuple[str, str], Compiled]:
+        source, arch = job
+        cubin = folder / f"{source.stem}.{arch}.cubin"
+        number = arch.removeprefix("sm_")
+        command = [
+            NVCC,
+            "-std=c++17",
+            "-O3",
+            "-DNDEBUG",
+            "--expt-relaxed-constexpr",
+            "-Werror=all-warnings",
+            "-Xptxas=-v",
+        ]
+        command += [f"-I{ROOT / 'csrc' / 'include'}", f"-I{ROOT / 'csrc'}", "-cubin", "-o", str(cubin), str(source)]
+        command += [f"-gencode=arch=compute_{number},code=sm_{number}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return (source.stem, arch), Compiled(cubin, done.stdout + done.stderr)
+
+    jobs = [(source, arch) for source in SOURCES for arch in archs_of(source) if arch.rstrip("a") in known]
+    with ThreadPoolExecutor(2) as pool:
+        return dict(pool.map(compile_one, jobs))
+
+
+def sass(cubin: Path) -> str:
+    tool = shutil.which("cuobjdump")
+    spec = importlib.util.find_spec("triton")
+    if tool is None and spec is not None and spec.submodule_search_locations:
+        tool = str(Path(spec.submodule_search_locations[0], "backends", "nvidia", "bin", "cuobjdump"))
+    if tool is None or not Path(tool).exists():
+        pytest.skip("cuobjdump was not found (the CUDA toolkit and the triton package have it)")
+    return subprocess.run([tool, "--dump-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
+
+
+def test_registers_and_spills(compiled):
+    for (source, arch), result in compiled.items():
+        kernels = result.kernels()
+        assert kernels, f"no kernel in {source} for {arch}"
+        for kernel in kernels:
+            assert kernel.spills == 0 and kernel.stack == 0, f"{source} {arch}: {kernel}"
+            assert kernel.registers <= REGISTERS[source], f"{source} {arch}: {kernel}"
+
+
+def test_every_source_has_a_budget():
+    assert {source.stem for source in SOURCES} == set(REGISTERS)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_fused_forward_uses_tensor_cores_and_asynchronous_copies(compiled, arch):
+    result = compiled["multilinear_pool_fwd_sm80", arch]
+    code = sass(result.cubin)
+    functions = code.split("Function : ")[1:]
+    assert len(functions) == len(result.kernels())
+    for function in functions:
+        kind = "BF16" if "bfloat16" in function.split("\n", 1)[0] else "F32"
+        assert re.search(rf"HMMA\.16816\.F32{'.BF16' if kind == 'BF16' else ' '}", function)
+        assert "LDSM.16.M88.4" in function or "LDSM.16.MT88.4" in function
+        assert "LDGSTS.E.BYPASS.128" in function and "DEPBAR" in function
+        assert "LDL" not in function and "STL" not in function
+
+
+@pytest.mark.parametrize(("source", "access"), [("hadamard_reduce", "LDG.E.128"), ("hadamard_grad", "LDG.E.64")])
+def test_hadamard_kernels_read_vectors(compiled, source, access):
+    for function in sass(compiled[source, "sm_90"].cubin).split("Function : ")[1:]:
+        name = function.split("\n", 1)[0]
+        if "Li1ELi32E" not in name:  # all but the kernels for unaligned chunks
+            assert access in function or "LDG.E.128" in function, name
+
+
+def test_assembly_and_launches_have_one_place():
+    for path in CUDA.glob("*.cu*"):
+        text = path.read_text()
+        assert ("asm" in re.findall(r"\basm\b", text)) == (path.name == "mma_sm80.cuh"), path.name
+        assert ("<<<" in text) == (path.name == "launch.cuh"), path.name

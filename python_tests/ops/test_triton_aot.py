@@ -1,0 +1,214 @@
+"""Ahead-of-time compilation of every Triton kernel for sm_80, sm_90 and sm_100: needs Triton, no GPU.
+
+The launchers run on meta tensors with a recorder in place of the kernel, and what they would launch is compiled with
+the specialisation that Triton's own launch derives. What is kept: no register spills, shared memory that fits, tensor
+core instructions.
+"""
+
+import functools
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", minversion="3.5")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
+if not list(Path(triton.__file__).parent.glob("backends/nvidia/bin/ptxas*")):
+    pytest.skip("this build of Triton has no ptxas", allow_module_level=True)
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from c2f_ops.triton import epilogue_kernels, fused_kernels, hadamard_kernels  # noqa: E402
+from c2f_ops.triton import multilinear_pool as pool  # noqa: E402
+from c2f_ops.triton import signed_sqrt_normalize as epilogue  # noqa: E402
+
+MLP = ((0, 1), (0, 2), (1, 2), (0, 1, 2))
+SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.uint8: "u8"}
+
+
+class Recorder:
+    """Stands where a kernel stands; keeps the one launch."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        self.grid = grid
+        return self.record
+
+    def record(self, *args, **kwargs):
+        self.args, self.kwargs = args, kwargs
+
+
+def record(monkeypatch, module, name, launch) -> Recorder:
+    recorder = Recorder(getattr(module, name))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, recorder)
+        launch()
+    return recorder
+
+
+def specialise(value, path, constants, attributes):
+    """The signature of one argument; constants and alignments go to their dictionaries, as in a launch."""
+    if isinstance(value, tuple):
+        return tuple(specialise(v, (*path, i), constants, attributes) for i, v in enumerate(value))
+    if isinstance(value, torch.Tensor):
+        attributes[path] = [["tt.divisibility", 16]]
+        return "*" + TYPES[value.dtype]
+    if value is None or (isinstance(value, int) and value == 1):
+        constants[path] = value
+        return "constexpr"
+    if isinstance(value, float):
+        return "fp32"
+    if value % 16 == 0:
+        attributes[path] = [["tt.divisibility", 16]]
+    return "i32" if value < 2**31 else "i64"
+
+
+def compile_launch(recorder: Recorder, capability: int):
+    kernel = recorder.kernel
+    values = dict(zip(kernel.arg_names, recorder.args, strict=False)) | recorder.kwargs
+    options = {name: values.pop(name) for name in ("num_warps", "num_stages") if name in values}
+    signature, constants, attributes = {}, {}, {}
+    for i, param in enumerate(kernel.params):
+        if param.is_constexpr:
+            signature[param.name], constants[(i,)] = "constexpr", values[param.name]
+        else:
+            signature[param.name] = specialise(values[param.name], (i,), constants, attributes)
+    source = ASTSource(kernel, signature, constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def resources(compiled) -> tuple[int, int]:
+    """(registers, bytes of stack and local memory a thread) of a compiled kernel."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    if not tool.exists():
+        pytest.skip("this build of Triton has no cuobjdump")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [tool, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack, local = (int(re.search(rf"{key}:(\d+)", text).group(1)) for key in ("REG", "STACK", "LOCAL"))
+    return registers, stack + local
+
+
+def operands(dtype, layout, channels=(512,) * 3, length=784, width=8192, batch=8):
+    empty = functools.partial(torch.empty, device="meta", dtype=dtype)
+    if layout == "positions":
+        features = [empty(batch, c, length).transpose(1, 2) for c in channels]
+    else:
+        features = [empty(batch, length, c) for c in channels]
+    biases = [torch.empty(width, device="meta")] * len(channels)
+    return features, [empty(c, width) for c in channels], biases
+
+
+# the compiler of Triton 3.5 spills up to 88 bytes where later ones spill nothing
+OLD_COMPILER_SPILLS = 96 if triton.__version__.startswith("3.5.") else 0
+
+
+def check(compiled, capability, spill_limit=0):
+    registers, spilled = resources(compiled)
+    print(f"sm_{capability}: {registers} registers, {spilled} spilled bytes, {compiled.metadata.shared} bytes shared")
+    assert spilled <= max(spill_limit, OLD_COMPILER_SPILLS)
+    assert compiled.metadata.shared <= SHARED_BYTES[capability]
+
+
+def problem_of(features, weights, interactions=MLP):
+    return pool.Problem.of(features, weights, None, interactions, "none")
+
+
+@pytest.mark.parametrize(("layout", "save"), [("positions", False), ("channels", False), ("positions", True)])
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_fused_forward(monkeypatch, capability, layout, save):
+    """The chosen tiles keep the tensor cores fed: matrix instructions, asynchronous copies, no spills."""
+    features, weights, biases = operands(torch.bfloat16, layout)
+    plan = pool.fused_plan(problem_of(features, weights), save, divmod(capability, 10))
+    launch = functools.partial(pool.fused_fwd, features, weights, biases, None, MLP, "none", save, plan)
+    compiled = compile_launch(record(monkeypatch, fused_kernels, "multilinear_pool_fwd_kernel", launch), capability)
+    # saving on sm_100 keeps a little on the stack around the transposed store, outside of the loop over channels
+    check(compiled, capability, spill_limit=16 if save and capability == 100 else 0)
+    instruction = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}[capability]
+    assert instruction in compiled.asm["ptx"]
+    assert "cp.async.cg.shared.global" in compiled.asm["ptx"]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"length": 196},  # 8-byte copies
+        {"length": 197, "layout": "channels", "channels": (768,) * 3},
+        {"channels": (256, 512, 1024)},
+        {"channels": (512,) * 4, "interactions": ((0, 1), (2, 3), (0, 1, 2, 3))},
+        {"interactions": ((0, 1),), "channels": (512,) * 2},
+        {"dtype": torch.float16, "channels": (97,) * 3, "width": 100, "length": 50},
+    ],
+    ids=str,
+)
+def test_fused_forward_shapes(monkeypatch, case):
+    """Other shapes on sm_90: no spills, asynchronous copies wherever two 16-bit neighbours are aligned."""
+    interactions = case.pop("interactions", MLP)
+    features, weights, biases = operands(**{"dtype": torch.bfloat16, "layout": "positions", **case})
+    plan = pool.fused_plan(problem_of(features, weights, interactions), False)
+    launch = functools.partial(pool.fused_fwd, features, weights, biases, None, interactions, "none", False, plan)
+    compiled = compile_launch(record(monkeypatch, fused_kernels, "multilinear_pool_fwd_kernel", launch), 90)
+    check(compiled, 90)
+    assert "wgmma.mma_async" in compiled.asm["ptx"] and "cp.async" in compiled.asm["ptx"]
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_fused_forward_float32(monkeypatch, tf32):
+    """Tensor cores for float32 only where torch allows TF32."""
+    monkeypatch.setattr(pool, "_tf32_allowed", lambda: tf32)
+    features, weights, biases = operands(torch.float32, "positions")
+    plan = pool.fused_plan(problem_of(features, weights), False)
+    mask = torch.empty(8, 784, device="meta", dtype=torch.bool)
+    launch = functools.partial(pool.fused_fwd, features, weights, biases, mask, MLP, "tanh", False, plan)
+    compiled = compile_launch(record(monkeypatch, fused_kernels, "multilinear_pool_fwd_kernel", launch), 90)
+    check(compiled, 90)
+    assert ("tf32" in compiled.asm["ptx"]) == tf32
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [(80, torch.float16), (90, torch.float16), (90, torch.float32), (100, torch.float16)]
+)
+def test_hadamard(monkeypatch, capability, dtype):
+    u = [torch.empty(8, 784, 1024, device="meta", dtype=dtype)] * 3
+    biases, mask = [torch.empty(8192, device="meta")] * 3, torch.empty(8, 784, device="meta")
+    p, scale = torch.empty(8, 4, 8192, device="meta"), torch.empty(3, device="meta")
+    launch = functools.partial(pool.hadamard_reduce, u, biases, mask, MLP, "tanh", p, 1024)
+    recorder = record(monkeypatch, hadamard_kernels, "hadamard_reduce_kernel", launch)
+    check(compile_launch(recorder, capability), capability)
+    for needs, want_bias in (([True] * 3, [True] * 3), ([True, False, True], [False, True, False])):
+        launch = functools.partial(pool.hadamard_grad, u, biases, p, mask, MLP, "tanh", 1024, needs, scale, want_bias)
+        recorder = record(monkeypatch, hadamard_kernels, "hadamard_grad_kernel", launch)
+        check(compile_launch(recorder, capability), capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_epilogue(monkeypatch, capability):
+    p, d_out = torch.empty(8, 4, 8192, device="meta"), torch.empty(8, 4, 8192, device="meta", dtype=torch.bfloat16)
+    options = "smooth", 0.03, "joint", "clamp", 1e-12
+    forward = functools.partial(epilogue.signed_sqrt_normalize_fwd, p, *options, torch.bfloat16)
+    backward = functools.partial(epilogue.signed_sqrt_normalize_bwd, d_out, p, *options)
+    for name, launch in (("fwd", forward), ("bwd", backward)):
+        recorder = record(monkeypatch, epilogue_kernels, f"signed_sqrt_normalize_{name}_kernel", launch)
+        # sm_100 keeps the arguments on the stack, stored once, around the subroutine of the exact square root
+        limit = 16 if capability == 100 else 0
+        check(compile_launch(recorder, capability), capability, limit)
+
+
+def test_grid_of_a_large_batch(monkeypatch):
+    """A batch above 65535 and more than 2**31 elements in a projection: one grid dimension holds it all."""
+    features, weights, biases = operands(torch.bfloat16, "channels", channels=(8, 8, 8), length=4, batch=100_000)
+    plan = pool.fused_plan(problem_of(features, weights), False)
+    launch = functools.partial(pool.fused_fwd, features, weights, biases, None, MLP, "none", False, plan)
+    recorder = record(monkeypatch, fused_kernels, "multilinear_pool_fwd_kernel", launch)
+    assert recorder.grid == (100_000 * 8192 // plan.block_d,) and recorder.grid[0] < 2**31
