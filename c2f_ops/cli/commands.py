@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,10 @@ import typer
 from rich.console import Console
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Coarse-to-fine visual recognition."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Coarse-to-fine visual recognition.",
 )
 train_app = typer.Typer(no_args_is_help=True, help="Train a model.")
 app.add_typer(train_app, name="train")
@@ -37,35 +41,35 @@ def train_mlph(
     root: Annotated[Path | None, _option(_DATA, "Folder of the data.")] = None,
     train_images: Annotated[int | None, _option(_DATA, "Number of training images.")] = None,
     test_images: Annotated[int | None, _option(_DATA, "Number of test images.")] = None,
-    held_out: Annotated[float | None, _option(_DATA, "Share of the training images to measure on after each epoch.")] = None,
+    held_out: Annotated[float | None, _option(_DATA, "Share of the training images measured after each epoch.")] = None,
     image_size: Annotated[int | None, _option(_DATA, "Side of what the network sees.")] = None,
-    load_size: Annotated[int | None, _option(_DATA, "Side of the images in memory, which are cropped to image-size.")] = None,
-    resolutions: Annotated[str | None, _option(_DATA, "Side per level, from the finest to the coarsest: 128,48,24.")] = None,
+    load_size: Annotated[int | None, _option(_DATA, "Side of the images in memory, cropped to image-size.")] = None,
+    resolutions: Annotated[str | None, _option(_DATA, "Side per level, fine to coarse: 128,48,24.")] = None,
     augment: Annotated[str | None, _option(_DATA, "crop or resized_crop.")] = None,
     corrupt: Annotated[str | None, _option(_DATA, "What to do with broken images: raise, skip or substitute.")] = None,
     backbone: Annotated[str | None, _option(_MODEL, "torchvision/<model> or timm/<model>.")] = None,
     taps: Annotated[str | None, _option(_MODEL, "One to four module names, comma-separated.")] = None,
-    weights: Annotated[str | None, _option(_MODEL, "default, a name the library knows, or a file; otherwise random.")] = None,
-    backbone_options: Annotated[str | None, _option(_MODEL, 'JSON for the constructor, such as {"output_stride": 16}.')] = None,
+    weights: Annotated[str | None, _option(_MODEL, "default, a name the library knows, or a file.")] = None,
+    backbone_options: Annotated[str | None, _option(_MODEL, 'JSON, such as {"output_stride": 16}.')] = None,
     unequal: Annotated[str | None, _option(_MODEL, "Taps of different sizes: error or pool.")] = None,
     dim: Annotated[int | None, _option(_MODEL, "Projection width d.")] = None,
-    recipe: Annotated[str | None, _option(_TRAINING, "scratch (one stage) or hbp (two, for pretrained backbones).")] = None,
+    recipe: Annotated[str | None, _option(_TRAINING, "scratch (one stage) or hbp (two, pretrained).")] = None,
     mode: Annotated[str | None, _option(_TRAINING, "alternating or joint.")] = None,
     epochs: Annotated[str | None, _option(_TRAINING, "Epochs, one number or one per stage (10,20).")] = None,
-    batch_size: Annotated[str | None, _option(_TRAINING, "Images per resolution and step, one or one per stage.")] = None,
-    lr: Annotated[str | None, _option(_TRAINING, "Learning rate, one or one per stage.")] = None,
+    batch_size: Annotated[str | None, _option(_TRAINING, "Images per resolution and step, likewise.")] = None,
+    lr: Annotated[str | None, _option(_TRAINING, "Learning rate, likewise.")] = None,
     head_lr: Annotated[str | None, _option(_TRAINING, "Factor on it for projections and classifiers.")] = None,
-    weight_decay: Annotated[str | None, _option(_TRAINING, "Weight decay, one or one per stage.")] = None,
-    batch_norm: Annotated[str | None, _option(_TRAINING, "Statistics: frozen, shared or per_resolution; one or one per stage.")] = None,
+    weight_decay: Annotated[str | None, _option(_TRAINING, "Weight decay, likewise.")] = None,
+    batch_norm: Annotated[str | None, _option(_TRAINING, "Statistics: frozen, shared or per_resolution.")] = None,
     label_smoothing: Annotated[float | None, _option(_TRAINING, "Label smoothing.")] = None,
-    same_images: Annotated[bool, _option(_TRAINING, "All resolutions of a cycle see the same images.", "--same-images")] = False,
+    same_images: Annotated[bool, _option(_TRAINING, "The same images at all resolutions.", "--same-images")] = False,
     seed: Annotated[int | None, _option(_TRAINING, "Seed of everything random in training.")] = None,
     precision: Annotated[str | None, _option(_MACHINE, "auto, fp32, bf16 or fp16.")] = None,
     device: Annotated[str | None, _option(_MACHINE, "auto, cpu or cuda.")] = None,
     threads: Annotated[int | None, _option(_MACHINE, "CPU threads.")] = None,
     checkpoint_minutes: Annotated[float | None, _option(_MACHINE, "Time between checkpoints.")] = None,
-    out: Annotated[Path | None, _option(_MACHINE, "Run folder to write; default runs/mlph-<data>, numbered.")] = None,
-    resume: Annotated[Path | None, _option(_MACHINE, "Run folder to go on with; other options are then those of the run.")] = None,
+    out: Annotated[Path | None, _option(_MACHINE, "Run folder to write; default runs/<data>, numbered.")] = None,
+    resume: Annotated[Path | None, _option(_MACHINE, "Run folder to go on with, options and all.")] = None,
 ) -> None:  # fmt: skip
     """Train MLPH: one backbone, one multilinear pooling, one classifier per level, each at its resolution.
 
@@ -79,12 +83,13 @@ def train_mlph(
         run, config = resume, Config()
     else:
         changes = {
-            "root": None if root is None else str(root),
-            "train_images": train_images, "test_images": test_images, "held_out": held_out, "image_size": image_size,
-            "load_size": load_size, "resolutions": None if resolutions is None else _list("resolutions", resolutions, int)[::-1],
-            "augment": augment, "corrupt": corrupt, "backbone": backbone, "taps": None if taps is None else taps.split(","),
-            "weights": weights, "backbone_options": _json(backbone_options, "backbone-options"), "unequal": unequal, "dim": dim,
-            "recipe": recipe, "mode": mode, "label_smoothing": label_smoothing, "same_images": same_images or None, "seed": seed,
+            "root": None if root is None else str(root), "train_images": train_images, "test_images": test_images,
+            "held_out": held_out, "image_size": image_size, "load_size": load_size, "augment": augment,
+            "corrupt": corrupt,
+            "resolutions": None if resolutions is None else _list("resolutions", resolutions, int)[::-1],
+            "backbone": backbone, "taps": None if taps is None else taps.split(","), "weights": weights, "dim": dim,
+            "backbone_options": _json(backbone_options, "backbone-options"), "unequal": unequal, "recipe": recipe,
+            "mode": mode, "label_smoothing": label_smoothing, "same_images": same_images or None, "seed": seed,
             "precision": precision, "device": device, "threads": threads, "checkpoint_minutes": checkpoint_minutes,
         }  # fmt: skip
         per_stage = {
@@ -93,11 +98,13 @@ def train_mlph(
         }  # fmt: skip
         given = {key: _list(key, text, kind) for key, (text, kind) in per_stage.items() if text is not None}
         config = make_config(data, changes, given)
-        run = out if out is not None else _new_folder(Path("runs"), f"mlph-{data}")
+        run = out if out is not None else _new_folder(Path("runs"), data)
     try:
         metrics = train(config, run, resume=resume is not None, console=console)
     except Interrupted:
-        console.print(f"stopped; the checkpoint is written. Go on with:  c2f train mlph --resume {run}", highlight=False)
+        console.print(
+            f"stopped; the checkpoint is written. Go on with:  c2f train mlph --resume {run}", highlight=False
+        )
         raise typer.Exit(130) from None
     if metrics is not None:
         _show(console, metrics, f"{metrics['data']}, {metrics['images']} test images")
@@ -109,7 +116,9 @@ def evaluate_run(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
     root: Annotated[Path | None, _option(_DATA, "Folder of the data, where it has moved.")] = None,
     split: Annotated[str, _option(_DATA, "test or train.")] = "test",
-    resolutions: Annotated[str | None, _option(_DATA, "Other sides to measure at, comma-separated; prints only.")] = None,
+    resolutions: Annotated[
+        str | None, _option(_DATA, "Other sides to measure at, comma-separated; prints only.")
+    ] = None,
     device: Annotated[str, _option(_MACHINE, "auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, _option(_MACHINE, "Print JSON.", "--json")] = False,
 ) -> None:
@@ -140,7 +149,9 @@ def evaluate_run(
 def predict_images(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
     images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
-    resolution: Annotated[int | None, _option(_DATA, "Side that the images count as; default their shorter side.")] = None,
+    resolution: Annotated[
+        int | None, _option(_DATA, "Side that the images count as; default their shorter side.")
+    ] = None,
     device: Annotated[str, _option(_MACHINE, "auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, _option(_MACHINE, "Print JSON.", "--json")] = False,
 ) -> None:
@@ -171,9 +182,14 @@ def print_info() -> None:
 
 
 def _console() -> Console:
-    """Say things once: in the main process only."""
-    quiet = os.environ.get("RANK", "0") != "0"
-    return Console(quiet=quiet, soft_wrap=True)
+    """Say things once: in the main process only. Warnings become plain notes."""
+    console = Console(quiet=os.environ.get("RANK", "0") != "0", soft_wrap=True)
+
+    def note(message: Warning | str, *_: Any) -> None:
+        console.print(f"note: {message}", style="dim", highlight=False, markup=False)
+
+    warnings.showwarning = note  # type: ignore[assignment]
+    return console
 
 
 def _show(console: Console, metrics: dict[str, Any], title: str) -> None:

@@ -18,7 +18,8 @@ from .taps import TappedBackbone
 class MLPH(nn.Module):
     """Multi-linear pooling with hierarchy.
 
-    Taps of a backbone are projected, multiplied position by position and summed (`c2f_ops.multilinear_pool`); linear heads, one
+    Taps of a backbone are projected, multiplied position by position and summed (`c2f_ops.multilinear_pool`); linear
+    heads, one
     per level, read the pooled vector:  ``logits_k = p W_k + b_k``,  W_k ``[Q D, n_k]``.
 
     Args:
@@ -68,7 +69,13 @@ class MLPH(nn.Module):
             raise ValueError(f"MLPH: hierarchy must have at least one level and one class in each, got sizes {sizes}")
         self.num_classes = sizes
         self.backbone = TappedBackbone(
-            backbone, taps, weights=weights, options=backbone_options, image_size=image_size, layout=layout, unequal=unequal
+            backbone,
+            taps,
+            weights=weights,
+            options=backbone_options,
+            image_size=image_size,
+            layout=layout,
+            unequal=unequal,
         )
         self.mean, self.std = self.backbone.mean, self.backbone.std
         self.pool = MultiLinearPool(
@@ -85,9 +92,11 @@ class MLPH(nn.Module):
         )
         self.heads = nn.ModuleList(nn.Linear(self.pool.out_features, n) for n in sizes)
         bound = math.sqrt(3 / self.pool.out_features)
-        for head in self.heads:
-            nn.init.uniform_(head.weight, -bound, bound)
-            nn.init.zeros_(head.bias)
+        for parameter in self.heads.parameters():
+            if parameter.ndim == 2:
+                nn.init.uniform_(parameter, -bound, bound)
+            else:
+                nn.init.zeros_(parameter)
         self.statistics = None if resolution_statistics is None else _Statistics(self.backbone, resolution_statistics)
 
     def embed(self, x: Tensor, resolution: int | None = None) -> Tensor:
@@ -101,27 +110,33 @@ class MLPH(nn.Module):
             self.statistics.store(index)
         return self.pool(maps)
 
-    def forward(self, x: Tensor, levels: Sequence[int] | None = None, resolution: int | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, levels: Sequence[int] | None = None, resolution: int | None = None
+    ) -> tuple[Tensor, ...]:
         """Images ``[B, 3, S, S]`` -> logits ``[B, n_k]`` of ``levels``, by default of all, coarse to fine.
 
-        ``resolution`` picks the batch-norm statistics, where there are several sets: the index of the level whose resolution
-        the images have, by default the finest.
+        ``resolution`` picks the batch-norm statistics, where there are several sets: the index of the level whose
+        resolution the images have, by default the finest.
         """
         pooled = self.embed(x, resolution)
         chosen = range(len(self.heads)) if levels is None else levels
-        with torch.autocast(pooled.device.type, enabled=False):  # a classifier costs little, and classes differ by little
+        with torch.autocast(
+            pooled.device.type, enabled=False
+        ):  # a classifier costs little, and classes differ by little
             return tuple(self.heads[k](pooled) for k in chosen)
 
 
 class _Statistics(nn.Module):
-    """Sets of batch-norm statistics, one row per resolution; the batch norms themselves hold a copy of the row in use."""
+    """Sets of batch-norm statistics, a row per resolution; the batch norms themselves hold a copy of the row in use."""
 
     mean: Tensor  # [sets, channels of all batch norms]
     var: Tensor
 
     def __init__(self, backbone: nn.Module, sets: int) -> None:
         super().__init__()
-        norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+        norms = [
+            m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+        ]
         if not norms:
             raise ValueError("MLPH: resolution_statistics must be None for a backbone without batch norm")
         self._norms = tuple(norms)  # a tuple, so that they are not registered a second time

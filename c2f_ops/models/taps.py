@@ -33,19 +33,21 @@ _STAGES = (
 class TappedBackbone(nn.Module):
     """A network of torchvision or timm, cut off after the last of its taps.
 
-    Maps ``[B, C, H, W]`` pass as they are; token sequences lose their prefix tokens and go through a LayerNorm of their own
-    per tap, since the residual stream of a transformer grows with depth.
+    Maps ``[B, C, H, W]`` pass as they are; token sequences lose their prefix tokens and go through a LayerNorm of their
+    own per tap, since the residual stream of a transformer grows with depth.
 
     Args:
         name: ``"torchvision/<model>"`` or ``"timm/<model>"``; without a prefix, torchvision is asked first.
-        taps: one to four module names, the same one repeated if need be. None: the last three ReLUs of VGG (relu5_1, relu5_2
-            and relu5_3 of VGG-16), or the last three blocks of the last stage of a ResNet, RegNet, ConvNeXt, Swin or ViT; a
-            stage of fewer blocks gives its last one several times.
-        weights: None for random ones, ``"default"`` or a name that the library knows, or a ``.safetensors`` or ``.pth`` file.
+        taps: one to four module names, the same one repeated if need be. None: the last three ReLUs of VGG (relu5_1,
+            relu5_2 and relu5_3 of VGG-16), or the last three blocks of the last stage of a ResNet, RegNet, ConvNeXt,
+            Swin or ViT; a stage of fewer blocks gives its last one several times.
+        weights: None for random ones, ``"default"`` or a name that the library knows, or a ``.safetensors`` or ``.pth``
+            file.
         options: arguments for the constructor of the model, such as ``{"output_stride": 16}``.
         image_size: side of the images that the model is built for and checked with.
         layout: of the tapped maps: ``"NCHW"``, ``"NHWC"``, ``"NLC"``, or ``"auto"`` to tell from their shapes.
-        unequal: taps of different sizes are an ``"error"``, or the larger ones shrink by adaptive average pooling (``"pool"``).
+        unequal: taps of different sizes are an ``"error"``, or the larger ones shrink by adaptive average pooling
+            (``"pool"``).
 
     Attributes:
         taps: module names. channels: C of each tap. layout: settled. positions: L of the maps for ``image_size``.
@@ -112,10 +114,11 @@ class TappedBackbone(nn.Module):
             return [F.adaptive_avg_pool2d(m, smallest) for m in maps]
         return [F.adaptive_avg_pool2d(m.permute(0, 3, 1, 2), smallest).permute(0, 2, 3, 1) for m in maps]
 
-    def _grid(self, x: Tensor) -> tuple[int, ...]:
+    def _grid(self, x: Tensor) -> tuple[int, int]:
         if self.layout == "NLC":
-            return (x.shape[1] - self.num_prefix_tokens,)
-        return tuple(x.shape[2:] if self.layout == "NCHW" else x.shape[1:3])
+            return x.shape[1] - self.num_prefix_tokens, 1
+        height, width = x.shape[2:] if self.layout == "NCHW" else x.shape[1:3]
+        return height, width
 
     @torch.no_grad()
     def _probe(self, image_size: int) -> list[Tensor]:
@@ -129,9 +132,7 @@ class TappedBackbone(nn.Module):
             run.run(torch.zeros(1, 3, image_size, image_size))
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"TappedBackbone: image_size must suit {self.name}, got {image_size}: {reason}"
-            ) from None
+            raise ValueError(f"TappedBackbone: image_size must suit {self.name}, got {image_size}: {reason}") from None
         if any(x._version != version for x, version in run.seen.values()):
             for module in self.body.modules():
                 if getattr(module, "inplace", False) is True:
@@ -158,7 +159,9 @@ class _Watch(torch.fx.Interpreter):
         value = super().run_node(n)
         if n in self._names:
             if not isinstance(value, Tensor):
-                raise ValueError(f"TappedBackbone: taps must give tensors, got {type(value).__name__} from {self._names[n]}")
+                raise ValueError(
+                    f"TappedBackbone: taps must give tensors, got {type(value).__name__} from {self._names[n]}"
+                )
             self.seen[self._names[n]] = (value, value._version)
         return value
 
@@ -220,8 +223,9 @@ def _create(library: str, model: str, weights: str | None, options: dict[str, An
         if weights is None:
             raise
         raise RuntimeError(
-            f"TappedBackbone: weights {weights!r} of {library}/{model} must be in the local cache or downloadable, got "
-            f"{type(error).__name__}: {str(error).splitlines()[0]}; without a network, fetch the file elsewhere and give its path"
+            f"TappedBackbone: weights {weights!r} of {library}/{model} must be in the local cache or downloadable, "
+            f"got {type(error).__name__}: {str(error).splitlines()[0]}; "
+            "without a network, fetch the file elsewhere and give its path"
         ) from error
     except (KeyError, TypeError) as error:
         reason = error.args[0] if error.args else error
@@ -251,7 +255,9 @@ def _cut(library: str, model: nn.Module, taps: Sequence[str], name: str) -> nn.M
         extract = _import("torchvision.models.feature_extraction").create_feature_extractor
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that training and evaluation trace differently (dropout) matters to no tap
+            warnings.simplefilter(
+                "ignore"
+            )  # that training and evaluation trace differently (dropout) matters to no tap
             return extract(model, {tap: tap for tap in taps})
     except Exception as error:  # tracing runs foreign code, which may fail in any way
         raise ValueError(
@@ -294,5 +300,5 @@ def _layout_of(maps: Sequence[Tensor], layout: str, name: str) -> str:
     return "NHWC" if any(first) else "NCHW"
 
 
-def _product(sizes: tuple[int, ...]) -> int:
-    return sizes[0] if len(sizes) == 1 else sizes[0] * sizes[1]
+def _product(sizes: tuple[int, int]) -> int:
+    return sizes[0] * sizes[1]

@@ -15,8 +15,8 @@ from .config import Config
 def augment(images: Tensor, config: Config, generator: torch.Generator, *, batch: int, rows: slice) -> Tensor:
     """Crop and flip at random: uint8 ``[B', 3, load, load]`` -> uint8 ``[B', 3, S, S]``.
 
-    Chance is drawn for all of the ``batch`` images, of which ``images`` are the ``rows``, so that an image is treated the same
-    however many processes share the batch.
+    Chance is drawn for all of the ``batch`` images, of which ``images`` are the ``rows``, so that an image is treated
+    the same however many processes share the batch.
     """
     size = config.image_size
     flips = torch.rand(batch, generator=generator) < (0.5 if config.flip else 0.0)

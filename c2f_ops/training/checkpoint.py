@@ -85,11 +85,13 @@ def load_model(folder: Path, model: nn.Module, hierarchy: Hierarchy) -> None:
 
     with safe_open(folder / _MODEL, "pt") as file:
         _check_hierarchy(folder, (file.metadata() or {}).get("hierarchy", "none"), hierarchy)
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
     own = model.state_dict()
-    if own.keys() != tensors.keys() or any(own[key].shape != tensors[key].shape for key in own):
-        wrong = next(key for key in sorted(own.keys() ^ tensors.keys()) or own if own.get(key, torch.empty(0)).shape != tensors.get(key, torch.empty(0)).shape)  # fmt: skip
-        raise ValueError(f"checkpoint: model must match config.json of the run, got another tensor {wrong} in {folder}")
+    odd = own.keys() ^ tensors.keys() or {key for key in own if own[key].shape != tensors[key].shape}
+    if odd:
+        raise ValueError(
+            f"checkpoint: model must match config.json of the run, got another tensor {min(odd)} in {folder}"
+        )
     model.load_state_dict(tensors)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ class Stage:
         schedule: ``"constant"``; ``"step"``: times ``gamma`` at each of ``milestones``; ``"cosine"``: to zero.
         milestones: in cycles.
         warmup: cycles of linear rise at the start.
-        batch_norm: of the backbone: ``"frozen"`` statistics; live ones, ``"shared"`` by all resolutions or ``"per_resolution"``.
+        batch_norm: of the backbone: ``"frozen"`` statistics; live ones, ``"shared"`` by all resolutions or
+            ``"per_resolution"``.
     """
 
     name: str
@@ -64,7 +66,9 @@ class Stage:
         for name in ("epochs", "batch_size", "accumulate", "lr"):
             _positive(name, getattr(self, name))
         if self.accumulate > self.batch_size:
-            raise ValueError(f"training: accumulate must be at most batch_size {self.batch_size}, got {self.accumulate}")
+            raise ValueError(
+                f"training: accumulate must be at most batch_size {self.batch_size}, got {self.accumulate}"
+            )
         object.__setattr__(self, "milestones", tuple(self.milestones))
 
 
@@ -78,12 +82,14 @@ class Config:
             after each epoch.
         image_size: side S of what the network sees. load_size: side of the images in memory, from which S is cropped.
         padding: pixels of reflection around an image before a random crop.
-        augment: ``"crop"``, or ``"resized_crop"`` with an area of at least ``min_area``. flip: mirror half of the images.
+        augment: ``"crop"``, or ``"resized_crop"`` with an area of at least ``min_area``. flip: mirror half of the
+            images.
         resolutions: side per level, coarse to fine, rising; at most ``image_size``.
-        backbone, taps, weights, backbone_options, unequal, dim, interactions, sqrt_mode, sqrt_eps, norm_scope, pooling: as for
-            `c2f_ops.models.MLPH`.
+        backbone, taps, weights, backbone_options, unequal, dim, interactions, sqrt_mode, sqrt_eps, norm_scope, pooling:
+            as for `c2f_ops.models.MLPH`.
         recipe, stages: the name of the recipe and what it gave.
-        mode: ``"alternating"``, one step per resolution in turn from fine to coarse, or ``"joint"``, one step on the sum.
+        mode: ``"alternating"``, one step per resolution in turn from fine to coarse, or ``"joint"``, one step on the
+            sum.
         level_weights: factor on the loss of each level, coarse to fine.
         label_smoothing: of the cross entropy.
         same_images: the resolutions of a cycle see the same images, instead of independent shuffles.
@@ -156,9 +162,7 @@ class Config:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "interactions", tuple(tuple(t) for t in self.interactions))
-        object.__setattr__(
-            self, "stages", tuple(s if isinstance(s, Stage) else Stage(**s) for s in self.stages)
-        )
+        object.__setattr__(self, "stages", tuple(s if isinstance(s, Stage) else Stage(**s) for s in self.stages))
         sets = {stage.batch_norm for stage in self.stages if stage.batch_norm != "frozen"}
         if len(sets) > 1:
             raise ValueError(f"training: stages must have one kind of live batch norm, got {', '.join(sorted(sets))}")
@@ -171,7 +175,7 @@ class Config:
                 f"got {len(self.resolutions)}"
             )
         fine_to_coarse = self.resolutions[::-1]
-        if any(a <= b for a, b in zip(fine_to_coarse, fine_to_coarse[1:], strict=False)) or fine_to_coarse[-1] < 1:
+        if any(a <= b for a, b in itertools.pairwise(fine_to_coarse)) or fine_to_coarse[-1] < 1:
             listed = ",".join(map(str, fine_to_coarse))
             raise ValueError(f"training: resolutions must decrease from the finest level to the coarsest, got {listed}")
         if fine_to_coarse[0] > self.image_size:

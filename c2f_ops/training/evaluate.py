@@ -64,14 +64,17 @@ def evaluate(
     """Measure all levels at all resolutions, by default those of the run.
 
     Args:
-        model, config, precision: see `predict_logits`.
+        model: see `predict_logits`.
         images: uint8 ``[N, 3, load, load]``.
         labels: LongTensor ``[N, K]``, coarse to fine, -1 for unknown.
         hierarchy: their tree.
+        config: of the run.
         resolutions: sides in pixels.
+        precision: see `predict_logits`.
 
     Returns:
-        JSON data: ``own_resolution`` {level: accuracy}; ``accuracy`` and ``mapped_accuracy`` {side: {level: accuracy}}, the
+        JSON data: ``own_resolution`` {level: accuracy}; ``accuracy`` and ``mapped_accuracy`` {side: {level: accuracy}},
+            the
         latter of the fine prediction's ancestors; ``hierarchical`` {side: metrics}; counts and settings.
     """
     sides = sorted(set(config.resolutions if resolutions is None else resolutions), reverse=True)

@@ -42,7 +42,7 @@ class Position:
         return asdict(self)
 
 
-class Interrupted(Exception):  # noqa: N818  (not an error: the user asked)
+class Interrupted(Exception):
     """Training stopped on request, after a complete step."""
 
 
@@ -90,7 +90,7 @@ class Trainer:
         position: Position | None = None,
     ) -> None:
         self.config, self.images, self.labels, self.accelerator = config, images, labels, accelerator
-        self.model = model.to(accelerator.device, memory_format=torch.channels_last)
+        self.model = model.to(accelerator.device).to(memory_format=torch.channels_last)
         self.position = position or Position()
         self.optimizer: Any = None
         self.level_names = tuple(level_names)
@@ -155,7 +155,9 @@ class Trainer:
                     if measured and hooks.log is not None:
                         hooks.log.write("held_out", here.step, {**tags, "accuracy": measured})
                     shown = "".join(f"  {name} {value:.1%}" for name, value in measured.items())
-                    progress.epoch(f"epoch {here.cycle / epoch:g}  {sums.note}" + (f"  held out{shown}" if shown else ""))
+                    progress.epoch(
+                        f"epoch {here.cycle / epoch:g}  {sums.note}" + (f"  held out{shown}" if shown else "")
+                    )
         finally:
             progress.close()
             accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
@@ -169,7 +171,9 @@ class Trainer:
         stream = f"{stage.name}/{'all' if self.config.same_images else level}"
         return BatchSampler(len(self.images), stage.batch_size, self.config.seed, stream)
 
-    def _step(self, wrapped: Any, stage: Stage, levels: list[int], samplers: dict[int, BatchSampler], sums: _Sums) -> None:
+    def _step(
+        self, wrapped: Any, stage: Stage, levels: list[int], samplers: dict[int, BatchSampler], sums: _Sums
+    ) -> None:
         """One optimiser step on the losses of ``levels``; none if no image has a label there."""
         self.optimizer.zero_grad(set_to_none=True)  # idle heads keep None, so momentum and decay pass them by
         learned = [self._backward(wrapped, stage, level, samplers[level], sums) for level in levels]

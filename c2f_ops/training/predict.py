@@ -19,11 +19,12 @@ def predict_files(
     """Return for each file the answer of every level, coarse to fine: independent heads, no path decoding.
 
     Args:
-        model, config: of a run.
+        model: of a run.
         files: images, read by Pillow.
         hierarchy: names of the classes.
-        resolution: side that the images are degraded to. None: they stay as they are, and their shorter side (at most the
-            input size) says which resolution they have.
+        config: of the run.
+        resolution: side that the images are degraded to. None: they stay as they are, and their shorter side (at most
+            the input size) says which resolution they have.
     """
     answers = []
     for file in files:

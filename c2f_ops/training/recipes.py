@@ -10,7 +10,7 @@ from .config import RECIPES, Config, Stage, one_of
 
 
 def hbp_stages(batch_norm: str = "frozen") -> tuple[Stage, ...]:
-    """Two stages for a pretrained backbone: HBP's released solver, learning rate and decay of stage 2 as in the paper."""
+    """Two stages for a pretrained backbone: HBP's released solver; rate and decay of stage 2 as in the paper."""
     return (
         Stage(
             "head",
@@ -63,7 +63,11 @@ def _small(width: int) -> dict[str, Any]:
     """A ResNet of one block in the first two stages and three, the taps, in the third: L = (S / 16) squared."""
     return {
         "backbone": "timm/resnet10t",
-        "backbone_options": {"layers": [1, 1, 3, 1], "channels": [width, 2 * width, 4 * width, 4 * width], "stem_width": width // 2},
+        "backbone_options": {
+            "layers": [1, 1, 3, 1],
+            "channels": [width, 2 * width, 4 * width, 4 * width],
+            "stem_width": width // 2,
+        },
         "taps": ("layer3.0", "layer3.1", "layer3.2"),
         "dim": 512,
         "recipe": "scratch",
@@ -102,7 +106,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_config(data: str, changes: Mapping[str, Any], stage_changes: Mapping[str, Sequence[Any]] | None = None) -> Config:
+def make_config(
+    data: str, changes: Mapping[str, Any], stage_changes: Mapping[str, Sequence[Any]] | None = None
+) -> Config:
     """Fill a config from the preset of a data set, then ``changes``, then values per stage.
 
     Args:
@@ -120,7 +126,9 @@ def make_config(data: str, changes: Mapping[str, Any], stage_changes: Mapping[st
     stages = list(values["stages"])
     for key, given in (stage_changes or {}).items():
         if len(given) not in (1, len(stages)):
-            raise ValueError(f"training: {key} must be one value, or one for each of {len(stages)} stages, got {len(given)}")
+            raise ValueError(
+                f"training: {key} must be one value, or one for each of {len(stages)} stages, got {len(given)}"
+            )
         per_stage = list(given) * (len(stages) if len(given) == 1 else 1)
         stages = [replace(stage, **{key: value}) for stage, value in zip(stages, per_stage, strict=True)]
     return Config(data=data, **{**values, "stages": tuple(stages)})

@@ -27,8 +27,8 @@ _RIGHT, _WRONG, _INK, _FAINT = "#00734f", "#c0392b", "#222222", "#8a8a8a"
 def format_table(metrics: Mapping[str, Any], title: str) -> Any:
     """Lay out accuracy as a rich table: a row per level, fine to coarse, a column per resolution.
 
-    The level trained at a resolution is bold. Below each head's accuracy, in brackets, that of the finest prediction mapped
-    upwards.
+    The level trained at a resolution is bold. Below each head's accuracy, in brackets, that of the finest prediction
+    mapped upwards.
     """
     from rich.table import Table
 
@@ -115,8 +115,12 @@ def plot_contact_sheet(
     """Draw test images at each resolution of the run with predicted names, right ones green and wrong ones red.
 
     Args:
+        model: of the run.
         images: uint8 ``[N, 3, load, load]``.
         labels: LongTensor ``[N, K]``.
+        hierarchy: their tree.
+        config: of the run.
+        path: PNG file to write.
         count: images shown: the first of classes spread evenly over the finest level.
     """
     chosen = _spread(labels[:, -1], count)
@@ -126,43 +130,39 @@ def plot_contact_sheet(
         side: predictions_from_logits(predict_logits(model, images[chosen], config, side, precision=config.precision))
         for side in sides
     }
-    line, levels = 0.155, hierarchy.num_levels  # inches
-    cell, gap, name_width, head = 1.75, 0.3, 1.75, 0.75
-    row = cell + line * levels + 0.22
-    width, height = name_width + len(sides) * (cell + gap), head + len(chosen) * row + 0.05
+    # Lengths in inches. Two blocks side by side, each with the true names and one picture per resolution.
+    line, cell, gap, name_width, head, blocks = 0.155, 1.4, 0.25, 1.6, 0.78, 2
+    levels = hierarchy.num_levels
+    row, block = cell + line * levels + 0.24, name_width + len(sides) * (cell + gap)
+    per_block = -(-len(chosen) // blocks)
+    width, height = blocks * block + 0.1, head + per_block * row
     figure = _figure(width, height, tight=False)
 
     def text(x: float, y: float, words: str, **style: Any) -> None:
-        figure.text(x / width, 1 - y / height, words, va="top", **style)
+        figure.text(x / width, 1 - y / height, words, va="top", **{"color": _INK, "size": 7.5, **style})
 
-    text(0.15, 0.14, f"{config.data}: test images as seen at each resolution", size=11, weight="bold", color=_INK)
-    for column, side in enumerate(sides):
-        left = name_width + column * (cell + gap)
-        level = hierarchy.levels[levels - 1 - column]
-        text(left, 0.46, f"{side} px, trained for {level}", size=8, color=_INK)
+    text(0.15, 0.14, f"{config.data}: test images as seen at each resolution, and the answers", size=11, weight="bold")
     for i in range(len(chosen)):
-        top = head + i * row
-        text(0.15, top + 0.02, "true", size=7, color=_FAINT)
-        for k in reversed(range(levels)):
-            name = _name(hierarchy, k, int(truth[i, k]))
-            text(0.15, top + 0.18 + line * (levels - 1 - k), name, size=7.5, color=_INK)
+        start, top = 0.15 + (i // per_block) * block, head + (i % per_block) * row
+        text(start, top, "true", color=_FAINT, size=7)
+        for k in range(levels):
+            text(start, top + 0.16 + line * (levels - 1 - k), _name(hierarchy, k, int(truth[i, k])))
         for column, side in enumerate(sides):
-            left = name_width + column * (cell + gap)
+            left = start + name_width - 0.15 + column * (cell + gap)
+            if i % per_block == 0:
+                text(left, head - 0.2, f"{side} px, trained for {hierarchy.levels[levels - 1 - column]}", size=8)
             axes = figure.add_axes((left / width, 1 - (top + cell) / height, cell / width, cell / height))
             seen = shown[i : i + 1] if side >= config.image_size else resize_uint8(shown[i : i + 1], (side, side))
             axes.imshow(seen[0].permute(1, 2, 0).numpy(), interpolation="nearest")
             axes.set_axis_off()
-            for k in reversed(range(levels)):
-                name = _name(hierarchy, k, int(predicted[side][i, k]))
-                right = predicted[side][i, k] == truth[i, k]
-                own = config.resolutions[k] == side
+            for k in range(levels):
+                answer, true = int(predicted[side][i, k]), int(truth[i, k])
                 text(
                     left,
                     top + cell + 0.04 + line * (levels - 1 - k),
-                    f"{_MARKS[bool(right)]} {name}",
-                    size=7.5,
-                    color=_RIGHT if right else _WRONG,
-                    weight="bold" if own else "normal",
+                    f"{_MARKS[answer == true]} {_name(hierarchy, k, answer)}",
+                    color=_RIGHT if answer == true else _WRONG,
+                    weight="bold" if config.resolutions[k] == side else "normal",
                 )
     figure.savefig(path, dpi=150)
 
@@ -178,7 +178,7 @@ def _name(hierarchy: Hierarchy, level: int, index: int) -> str:
     if index < 0:
         return "unknown"
     name = hierarchy.names[level][index].replace("_", " ")
-    return name if len(name) <= 28 else name[:27] + "\N{HORIZONTAL ELLIPSIS}"
+    return name if len(name) <= 24 else name[:23] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _figure(width: float, height: float, *, tight: bool = True) -> Any:

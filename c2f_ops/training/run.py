@@ -73,7 +73,7 @@ def load_run(run: Path, device: str = "auto") -> tuple[MLPH, Config, Hierarchy]:
     folder, _ = find_checkpoint(run, hierarchy)
     model = build_model(config, hierarchy, weights=False)
     load_model(folder, model, hierarchy)
-    return model.to(_device(device), memory_format=torch.channels_last).eval(), config, hierarchy
+    return model.to(_device(device)).to(memory_format=torch.channels_last).eval(), config, hierarchy
 
 
 def read_run(run: Path) -> tuple[Config, Hierarchy]:
@@ -146,7 +146,10 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Any = Non
         config.to_json(run / CONFIG)
     log = RunLog(run, position.step) if main else None
     trainer = Trainer(model, config, images[kept], labels[kept], hierarchy.levels, accelerator, position)
-    say(console, f"{len(kept)} images to train on, {len(held)} held out; {describe(model, config)} on {accelerator.device}")
+    say(
+        console,
+        f"{len(kept)} images to train on, {len(held)} held out; {describe(model, config)} on {accelerator.device}",
+    )
 
     def checkpoint(trainer: Trainer) -> None:
         scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
@@ -166,7 +169,6 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Any = Non
                 log.close()
     if main:
         checkpoint(trainer)
-    del images
     metrics = finish(run, model, config, hierarchy, position.seconds, console) if main else None
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -200,9 +202,7 @@ def write_metrics(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def own_accuracy(
-    model: MLPH, images: Tensor, labels: Tensor, hierarchy: Hierarchy, config: Config
-) -> dict[str, float]:
+def own_accuracy(model: MLPH, images: Tensor, labels: Tensor, hierarchy: Hierarchy, config: Config) -> dict[str, float]:
     """Accuracy of each level at its own resolution, fine to coarse."""
     result = {}
     for level in reversed(range(hierarchy.num_levels)):
@@ -215,7 +215,8 @@ def own_accuracy(
 def describe(model: MLPH, config: Config) -> str:
     """One line about a model."""
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    return f"{model.backbone.name}, {len(model.backbone.taps)} taps, d {config.dim}, {parameters:.1f} M parameters, {config.precision}"
+    taps = f"{len(model.backbone.taps)} taps, d {config.dim}"
+    return f"{model.backbone.name}, {taps}, {parameters:.1f} M parameters, {config.precision}"
 
 
 def say(console: Any, text: str) -> None:
@@ -262,7 +263,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
         signal.signal(number, before[number])
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             before[number] = signal.signal(number, note)
     except ValueError:  # not in the main thread: no signals to catch
         pass

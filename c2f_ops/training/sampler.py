@@ -43,7 +43,7 @@ class BatchSampler:
 
 
 def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split rows by class, LongTensor ``[N]``: (kept, held out), sorted indices; ``share`` of each class is held out, rounded."""
+    """Split rows by class, LongTensor ``[N]``, into (kept, held out), sorted; ``share`` of each class is held out."""
     generator = torch.Generator().manual_seed(stable_seed(seed, "split"))
     held = torch.zeros(len(labels), dtype=torch.bool)
     for value in labels.unique():

@@ -13,9 +13,9 @@ pytest.importorskip("torchvision")
 
 import timm
 import torchvision
+
 from c2f_ops.models import TappedBackbone, taps
 
-SMALL_VGG = {"num_classes": 2}
 TINY_RESNET = {"layers": (1, 1, 3, 1), "channels": (8, 8, 16, 16), "stem_width": 8}
 TINY_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2}
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from c2f_ops.training import Config, make_config
+
 for library in ("timm", "torchvision", "accelerate", "safetensors", "matplotlib", "rich"):
     pytest.importorskip(library)
-
-from c2f_ops.training import Config, make_config
 
 
 def make_tiny(stage: dict[str, Any] | None = None, **changes: object) -> Config:
@@ -24,7 +24,12 @@ def make_tiny(stage: dict[str, Any] | None = None, **changes: object) -> Config:
         "resolutions": (8, 16, 32),
         "backbone": "timm/resnet10t",
         "taps": ("layer3.0", "layer3.1", "layer3.2"),
-        "backbone_options": {"layers": [1, 1, 3, 1], "channels": [8, 8, 16, 16], "stem_width": 8, "drop_path_rate": 0.2},
+        "backbone_options": {
+            "layers": [1, 1, 3, 1],
+            "channels": [8, 8, 16, 16],
+            "stem_width": 8,
+            "drop_path_rate": 0.2,
+        },
         "dim": 8,
         "recipe": "scratch",
         "precision": "fp32",

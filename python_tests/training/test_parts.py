@@ -108,7 +108,9 @@ def test_augmentation_depends_on_the_seed_and_not_on_who_does_it(tiny, kind) -> 
 def test_a_crop_is_a_window_of_the_image_or_its_mirror(tiny) -> None:
     config = tiny(augment="crop", padding=0, load_size=36)
     images = torch.arange(36 * 36).remainder(251).to(torch.uint8).reshape(1, 1, 36, 36).expand(20, 3, 36, 36)
-    windows = {x.numpy().tobytes() for x in images[0].unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)}
+    windows = {
+        x.numpy().tobytes() for x in images[0].unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    }
     plain = mirrored = 0
     for x in augment(images, config, torch.Generator().manual_seed(0), batch=20, rows=slice(None)):
         plain += x.contiguous().numpy().tobytes() in windows
@@ -120,7 +122,9 @@ def test_padding_reflects(tiny) -> None:
     config = tiny(augment="crop", padding=4, flip=False)
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
     padded = torch.nn.functional.pad(images.float(), [4] * 4, mode="reflect").to(torch.uint8)
-    for x, source in zip(augment(images, config, torch.Generator().manual_seed(0), batch=8, rows=slice(None)), padded, strict=True):
+    for x, source in zip(
+        augment(images, config, torch.Generator().manual_seed(0), batch=8, rows=slice(None)), padded, strict=True
+    ):
         windows = source.unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
         assert (windows == x).flatten(1).all(1).any()
 

@@ -29,7 +29,7 @@ def finished(tmp_path_factory, tiny):
     from rich.console import Console
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    console = Console(file=open(folder.parent / "said.txt", "w"), width=200)  # noqa: SIM115  (closed with the process)
+    console = Console(file=open(folder.parent / "said.txt", "w"), width=200)
     metrics = train(tiny(held_out=0.25), folder, console=console)
     console.file.flush()
     return folder, metrics
@@ -38,7 +38,15 @@ def finished(tmp_path_factory, tiny):
 def test_run_folder_is_complete(finished) -> None:
     folder, metrics = finished
     names = {path.name for path in folder.iterdir()}
-    assert {"config.json", "hierarchy.json", "metrics.json", "log.jsonl", "checkpoints", "curves.png", "predictions.png"} <= names
+    assert {
+        "config.json",
+        "hierarchy.json",
+        "metrics.json",
+        "log.jsonl",
+        "checkpoints",
+        "curves.png",
+        "predictions.png",
+    } <= names
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     for name in ("curves.png", "predictions.png"):
         assert (folder / name).read_bytes()[:4] == b"\x89PNG" and (folder / name).stat().st_size > 10_000
@@ -73,7 +81,9 @@ def test_evaluation_counts_what_it_should(tiny) -> None:
 def test_logits_do_not_depend_on_the_batch(tiny) -> None:
     config = tiny()
     model, images = build_model(config, birds_hierarchy()), load_dataset("birds", split="test", n=7, size=32).stacked()
-    for whole, parts in zip(predict_logits(model, images, config, 8), predict_logits(model, images, config, 8, batch=3), strict=True):
+    for whole, parts in zip(
+        predict_logits(model, images, config, 8), predict_logits(model, images, config, 8, batch=3), strict=True
+    ):
         torch.testing.assert_close(whole, parts)
 
 
