@@ -1,0 +1,215 @@
+"""What a run is made of, as plain data that is saved with its results."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+TRAINED = ("all", "head", "classifiers")
+SCHEDULES = ("constant", "step", "cosine")
+BATCH_NORMS = ("frozen", "shared", "per_resolution")
+MODES = ("alternating", "joint")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DEVICES = ("auto", "cpu", "cuda")
+CROPS = ("crop", "resized_crop")
+RESIZE_MODES = ("shorter", "squash")
+RECIPES = ("scratch", "hbp")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training, plain SGD throughout.
+
+    Attributes:
+        trained: ``"all"``, ``"head"`` (projections and classifiers, backbone frozen) or ``"classifiers"``.
+        epochs: passes over the images of each resolution; a cycle is one optimiser step per level.
+        batch_size: images per resolution and step, over all processes.
+        accumulate: pieces that a batch is cut into to save memory.
+        lr, momentum, nesterov, weight_decay: of SGD.
+        head_lr: factor on the rate of projections and classifiers.
+        bias_lr, bias_decay: factors on rate and decay of vectors: biases, and scales of norms.
+        schedule: ``"constant"``; ``"step"``: times ``gamma`` at each of ``milestones``; ``"cosine"``: to zero.
+        milestones: in cycles.
+        warmup: cycles of linear rise at the start.
+        batch_norm: of the backbone: ``"frozen"`` statistics; live ones, ``"shared"`` by all resolutions or
+            ``"per_resolution"``.
+    """
+
+    name: str
+    trained: str = "all"
+    epochs: float = 1.0
+    batch_size: int = 16
+    accumulate: int = 1
+    lr: float = 1e-3
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    head_lr: float = 1.0
+    bias_lr: float = 1.0
+    bias_decay: float = 1.0
+    schedule: str = "constant"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.5
+    warmup: int = 0
+    batch_norm: str = "frozen"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        one_of("trained", self.trained, TRAINED)
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("batch_norm", self.batch_norm, BATCH_NORMS)
+        for name in ("epochs", "batch_size", "accumulate", "lr"):
+            _positive(name, getattr(self, name))
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"training: accumulate must be at most batch_size {self.batch_size}, got {self.accumulate}"
+            )
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run: data, model, training.
+
+    Attributes:
+        data, root, train_images, test_images, data_seed, corrupt, resize_mode: as for `c2f_ops.data.load_dataset`.
+        held_out: share of the training images, the same in every finest class, that is kept from training and measured
+            after each epoch.
+        image_size: side S of what the network sees. load_size: side of the images in memory, from which S is cropped.
+        padding: pixels of reflection around an image before a random crop.
+        augment: ``"crop"``, or ``"resized_crop"`` with an area of at least ``min_area``. flip: mirror half of the
+            images.
+        resolutions: side per level, coarse to fine, rising; at most ``image_size``.
+        backbone, taps, weights, backbone_options, unequal, dim, interactions, sqrt_mode, sqrt_eps, norm_scope, pooling:
+            as for `c2f_ops.models.MLPH`.
+        recipe, stages: the name of the recipe and what it gave.
+        mode: ``"alternating"``, one step per resolution in turn from fine to coarse, or ``"joint"``, one step on the
+            sum.
+        level_weights: factor on the loss of each level, coarse to fine.
+        label_smoothing: of the cross entropy.
+        same_images: the resolutions of a cycle see the same images, instead of independent shuffles.
+        precision, device, threads, seed: of the computation; ``"auto"`` is settled when the run starts.
+        checkpoint_minutes: time between checkpoints.
+    """
+
+    data: str = "birds"
+    root: str | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+    data_seed: int = 0
+    corrupt: str = "raise"
+    resize_mode: str = "shorter"
+    held_out: float = 0.0
+    image_size: int = 448
+    load_size: int = 512
+    padding: int = 0
+    augment: str = "crop"
+    min_area: float = 0.5
+    flip: bool = True
+    resolutions: tuple[int, ...] = ()
+    backbone: str = "torchvision/vgg16"
+    taps: tuple[str, ...] | None = None
+    weights: str | None = None
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    unequal: str = "error"
+    dim: int = 8192
+    interactions: tuple[tuple[int, ...], ...] = ((0, 1), (0, 2), (1, 2), (0, 1, 2))
+    sqrt_mode: str = "shifted"
+    sqrt_eps: float = 0.03
+    norm_scope: str = "interaction"
+    pooling: str = "sum"
+    recipe: str = "hbp"
+    stages: tuple[Stage, ...] = ()
+    mode: str = "alternating"
+    level_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+    same_images: bool = False
+    precision: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+    checkpoint_minutes: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before the data is read."""
+        for name, allowed in (
+            ("recipe", RECIPES),
+            ("mode", MODES),
+            ("precision", PRECISIONS),
+            ("device", DEVICES),
+            ("augment", CROPS),
+            ("resize_mode", RESIZE_MODES),
+        ):
+            one_of(name, getattr(self, name), allowed)
+        for name in ("image_size", "load_size", "dim", "checkpoint_minutes"):
+            _positive(name, getattr(self, name))
+        if self.load_size < self.image_size:
+            raise ValueError(f"training: load_size must be at least image_size {self.image_size}, got {self.load_size}")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"training: held_out must be in [0, 1), got {self.held_out}")
+        if not 0 < self.min_area <= 1:
+            raise ValueError(f"training: min_area must be in (0, 1], got {self.min_area}")
+        if not 0 <= self.padding < self.load_size:
+            raise ValueError(f"training: padding must be in 0..{self.load_size - 1}, got {self.padding}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"training: label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        for name in ("resolutions", "taps", "level_weights"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "interactions", tuple(tuple(t) for t in self.interactions))
+        object.__setattr__(self, "stages", tuple(s if isinstance(s, Stage) else Stage(**s) for s in self.stages))
+        sets = {stage.batch_norm for stage in self.stages if stage.batch_norm != "frozen"}
+        if len(sets) > 1:
+            raise ValueError(f"training: stages must have one kind of live batch norm, got {', '.join(sorted(sets))}")
+
+    def check_levels(self, levels: Sequence[str]) -> None:
+        """Check resolutions and weights against the levels of a hierarchy, coarse to fine."""
+        if len(self.resolutions) != len(levels):
+            raise ValueError(
+                f"training: resolutions must be one for each of the levels {', '.join(reversed(levels))}, "
+                f"got {len(self.resolutions)}"
+            )
+        fine_to_coarse = self.resolutions[::-1]
+        if any(a <= b for a, b in itertools.pairwise(fine_to_coarse)) or fine_to_coarse[-1] < 1:
+            listed = ",".join(map(str, fine_to_coarse))
+            raise ValueError(f"training: resolutions must decrease from the finest level to the coarsest, got {listed}")
+        if fine_to_coarse[0] > self.image_size:
+            raise ValueError(
+                f"training: resolutions must be at most image_size {self.image_size}, got {fine_to_coarse[0]}"
+            )
+        if self.level_weights is not None and len(self.level_weights) != len(levels):
+            raise ValueError(f"training: level_weights must be {len(levels)} numbers, got {len(self.level_weights)}")
+
+    @property
+    def resolution_statistics(self) -> int | None:
+        """Sets of batch-norm statistics that the model needs."""
+        return len(self.resolutions) if any(s.batch_norm == "per_resolution" for s in self.stages) else None
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the config, readable."""
+        Path(path).write_text(json.dumps(asdict(self), indent=2, sort_keys=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Config:
+        """Read what `to_json` wrote."""
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        known = {f.name for f in fields(cls)}
+        if not isinstance(data, dict) or not data.keys() <= known:
+            raise ValueError(f"training: {path} must hold a run's config, got unknown {sorted(set(data) - known)}")
+        return cls(**data)
+
+
+def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"training: {name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"training: {name} must be positive, got {value}")

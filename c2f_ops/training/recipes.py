@@ -1,0 +1,134 @@
+"""Named ways to train, and defaults per data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .config import RECIPES, Config, Stage, one_of
+
+
+def hbp_stages(batch_norm: str = "frozen") -> tuple[Stage, ...]:
+    """Two stages for a pretrained backbone: HBP's released solver; rate and decay of stage 2 as in the paper."""
+    return (
+        Stage(
+            "head",
+            trained="head",
+            epochs=480,
+            batch_size=48,
+            lr=1.0,
+            weight_decay=5e-6,
+            schedule="step",
+            milestones=(20_000, 30_000, 40_000, 50_000),
+            gamma=0.25,
+        ),
+        Stage(
+            "all",
+            epochs=534,
+            batch_size=8,
+            lr=1e-3,
+            weight_decay=5e-4,
+            bias_lr=2.0,
+            bias_decay=2.0,
+            schedule="step",
+            milestones=(100_000,),  # 50,000 at batch 16
+            batch_norm=batch_norm,
+        ),
+    )
+
+
+def scratch_stages(epochs: float, batch_size: int = 32, lr: float = 0.05, head_lr: float = 10.0) -> tuple[Stage, ...]:
+    """One stage for a small network from random weights: a frozen random backbone has nothing to teach a head.
+
+    The pooled vector has norm 2 whatever D is, so the classifiers start with tiny logits; ``head_lr`` speeds them up.
+    """
+    return (
+        Stage(
+            "scratch",
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            nesterov=True,
+            head_lr=head_lr,
+            bias_decay=0.0,
+            schedule="cosine",
+            warmup=50,
+            batch_norm="per_resolution",
+        ),
+    )
+
+
+def _small(width: int) -> dict[str, Any]:
+    """A ResNet of one block in the first two stages and three, the taps, in the third: L = (S / 16) squared."""
+    return {
+        "backbone": "timm/resnet10t",
+        "backbone_options": {
+            "layers": [1, 1, 3, 1],
+            "channels": [width, 2 * width, 4 * width, 4 * width],
+            "stem_width": width // 2,
+        },
+        "taps": ("layer3.0", "layer3.1", "layer3.2"),
+        "dim": 512,
+        "recipe": "scratch",
+    }
+
+
+#: Defaults per data set; the ones of `Config` hold for everything else.
+PRESETS: dict[str, dict[str, Any]] = {
+    "birds": {
+        **_small(16),
+        "train_images": 2400,
+        "test_images": 1000,
+        "held_out": 0.1,
+        "image_size": 128,
+        "load_size": 128,
+        "padding": 8,
+        "resolutions": (24, 48, 128),
+        "stages": scratch_stages(7),
+    },
+    "cub100": {
+        **_small(32),
+        "image_size": 112,
+        "load_size": 128,
+        "augment": "resized_crop",
+        "resolutions": (28, 56, 112),
+        "stages": scratch_stages(8),
+    },
+    "cifar100": {
+        **_small(32),
+        "image_size": 32,
+        "load_size": 32,
+        "padding": 4,
+        "resolutions": (16, 32),
+        "stages": scratch_stages(15, batch_size=64),
+    },
+}
+
+
+def make_config(
+    data: str, changes: Mapping[str, Any], stage_changes: Mapping[str, Sequence[Any]] | None = None
+) -> Config:
+    """Fill a config from the preset of a data set, then ``changes``, then values per stage.
+
+    Args:
+        data: name of a data set.
+        changes: fields of `Config`; None leaves a field alone. ``recipe`` brings its stages.
+        stage_changes: fields of `Stage` -> one value for all stages, or one per stage.
+    """
+    values = {**PRESETS.get(data, {}), **{key: value for key, value in changes.items() if value is not None}}
+    recipe = values.setdefault("recipe", "hbp")
+    one_of("recipe", recipe, RECIPES)
+    if changes.get("recipe") or not values.get("stages"):
+        values["stages"] = scratch_stages(30) if recipe == "scratch" else hbp_stages()
+    if changes.get("image_size") and not changes.get("load_size"):
+        values["load_size"] = round(values["image_size"] * 8 / 7) if not values.get("padding") else values["image_size"]
+    stages = list(values["stages"])
+    for key, given in (stage_changes or {}).items():
+        if len(given) not in (1, len(stages)):
+            raise ValueError(
+                f"training: {key} must be one value, or one for each of {len(stages)} stages, got {len(given)}"
+            )
+        per_stage = list(given) * (len(stages) if len(given) == 1 else 1)
+        stages = [replace(stage, **{key: value}) for stage, value in zip(stages, per_stage, strict=True)]
+    return Config(data=data, **{**values, "stages": tuple(stages)})

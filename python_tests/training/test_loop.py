@@ -1,0 +1,158 @@
+"""The loop: who learns in a step, in which order, from which gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from c2f_ops.data import load_dataset
+from c2f_ops.training import Config, Hooks, Interrupted, Trainer
+from c2f_ops.training.optimizer import prepare_stage
+from c2f_ops.training.run import build_model
+
+LEVELS = ("family", "genus", "species")
+
+
+def trainer_of(config: Config, labels: torch.Tensor | None = None) -> Trainer:
+    torch.manual_seed(config.seed)
+    data = load_dataset("birds", split="train", n=config.train_images, size=config.load_size)
+    model = build_model(config, data.hierarchy)
+    wanted = data.labels if labels is None else labels
+    return Trainer(model, config, data.stacked(), wanted, LEVELS, Accelerator(cpu=True))
+
+
+def state_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in trainer.model.state_dict().items()}
+
+
+def heads_after_each_step(trainer: Trainer, steps: int) -> list[list[torch.Tensor]]:
+    """Weights and momentum of every head after each of the first steps."""
+    seen: list[list[torch.Tensor]] = []
+
+    def note() -> bool:
+        state = trainer.optimizer.optimizer.state
+        row = []
+        for head in trainer.model.heads:
+            buffer = state.get(head.weight, {}).get("momentum_buffer")
+            row.append(torch.stack([head.weight.detach(), torch.zeros_like(head.weight) if buffer is None else buffer]))
+        seen.append(row)
+        return len(seen) >= steps
+
+    with pytest.raises(Interrupted):
+        trainer.run(Hooks(should_stop=note))
+    return seen
+
+
+def test_one_head_learns_in_a_step_fine_to_coarse(tiny) -> None:
+    rows = heads_after_each_step(trainer_of(tiny()), 6)
+    for step in range(1, 6):
+        changed = [k for k in range(3) if not torch.equal(rows[step][k], rows[step - 1][k])]
+        assert changed == [2 - step % 3], "the others keep weights and momentum bit by bit"
+
+
+def test_resolutions_come_with_their_levels(tiny, monkeypatch) -> None:
+    from c2f_ops.training import loop
+
+    sides = []
+    inner = loop.to_input
+    monkeypatch.setattr(loop, "to_input", lambda x, side, *rest: (sides.append(side), inner(x, side, *rest))[1])
+    heads_after_each_step(trainer_of(tiny()), 4)
+    assert sides == [32, 16, 8, 32]
+
+
+def test_joint_gradient_is_the_sum_over_levels(tiny) -> None:
+    stage = {"batch_norm": ["frozen"], "epochs": [0.25]}
+    calm = {"backbone_options": {"layers": [1, 1, 3, 1], "channels": [8, 8, 16, 16], "stem_width": 8}}
+    sums: dict[str, torch.Tensor] = {}
+
+    def gradients(trainer: Trainer, turns: list[list[int]]) -> list[dict[str, torch.Tensor]]:
+        found = []
+        stage = trainer.config.stages[0]
+        trainer.optimizer = prepare_stage(trainer.model, stage)
+        trainer.optimizer.step = lambda: found.append(  # type: ignore[method-assign]
+            {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+        )
+        samplers = {level: trainer._sampler(stage, level) for level in range(3)}
+        from c2f_ops.training.loop import _Sums
+
+        for levels in turns:
+            trainer._step(trainer.model, stage, levels, samplers, _Sums(LEVELS, torch.device("cpu")))
+        return found
+
+    weights = (0.5, 1.0, 2.0)
+    for part in gradients(trainer_of(tiny(stage, **calm, level_weights=weights)), [[2], [1], [0]]):
+        for name, gradient in part.items():
+            sums[name] = sums[name] + gradient if name in sums else gradient
+    (joint,) = gradients(trainer_of(tiny(stage, **calm, level_weights=weights, mode="joint")), [[2, 1, 0]])
+    assert joint.keys() == sums.keys()
+    for name, gradient in joint.items():
+        torch.testing.assert_close(gradient, sums[name], rtol=1e-5, atol=1e-7)
+
+
+def test_joint_takes_one_step_a_cycle(tiny) -> None:
+    trainer = trainer_of(tiny(mode="joint"))
+    trainer.run()
+    assert trainer.position.step == trainer.cycles(trainer.config.stages[0]) == 8
+
+
+def test_rows_without_a_label_do_not_count(tiny) -> None:
+    config = tiny({"batch_size": [40], "epochs": [1.0], "warmup": [0]}, train_images=40, same_images=True)
+    data = load_dataset("birds", split="train", n=40, size=32)
+    partial = data.labels.clone()
+    partial[:, 2] = -1
+    trainer = trainer_of(config, partial)
+    rows = heads_after_each_step(trainer, 2)
+    before = state_of(trainer_of(config))
+    assert torch.equal(rows[0][2][0], before["heads.2.weight"]), "no label at all: no step"
+    assert not torch.equal(rows[1][1][0], before["heads.1.weight"])
+
+
+def test_empty_level_leaves_everything_as_it_was(tiny) -> None:
+    config = tiny()
+    trainer = trainer_of(config, torch.full((40, 3), -1))
+    before = state_of(trainer)
+    trainer.run()
+    assert all(torch.equal(value, before[key]) for key, value in state_of(trainer).items())
+
+
+def test_stage_one_leaves_the_backbone_alone(tiny) -> None:
+    trainer = trainer_of(tiny({"trained": ["head"]}))
+    before = state_of(trainer)
+    trainer.run()
+    after = state_of(trainer)
+    for key in before:
+        assert torch.equal(before[key], after[key]) == key.startswith(("backbone.", "statistics.")), key
+
+
+def test_frozen_batch_norm_keeps_its_statistics(tiny) -> None:
+    trainer = trainer_of(tiny({"batch_norm": ["frozen"]}))
+    before = state_of(trainer)
+    trainer.run()
+    after = state_of(trainer)
+    running = [key for key in before if "running" in key]
+    assert running and all(torch.equal(before[key], after[key]) for key in running)
+    assert not torch.equal(before["backbone.body.layer3.2.conv2.weight"], after["backbone.body.layer3.2.conv2.weight"])
+
+
+def test_accumulation_gives_the_same_step(tiny) -> None:
+    calm = {"backbone_options": {"layers": [1, 1, 3, 1], "channels": [8, 8, 16, 16], "stem_width": 8}}
+    results = []
+    for pieces in (1, 3):
+        trainer = trainer_of(tiny({"batch_norm": ["frozen"], "accumulate": [pieces], "epochs": [0.25]}, **calm))
+        trainer.run()
+        results.append(state_of(trainer))
+    for key, value in results[0].items():
+        torch.testing.assert_close(value, results[1][key], rtol=1e-4, atol=1e-5)
+
+
+def test_it_learns(tiny) -> None:
+    trainer = trainer_of(tiny({"epochs": [30.0]}, flip=False, padding=0))
+    losses: list[dict[str, float]] = []
+
+    class Log:
+        def write(self, kind: str, step: int, values: dict) -> None:
+            losses.append(values["loss"])
+
+    trainer.run(Hooks(log=Log()))  # type: ignore[arg-type]
+    assert losses[-1]["family"] < 0.6 * losses[0]["family"]
