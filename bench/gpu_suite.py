@@ -143,8 +143,8 @@ def table(record: dict) -> str:
         "",
         f"{about['device']} (sm {about['capability']}), torch {about['torch']}, commit {about['commit']}, "
         f"{record['date']}. MLP interactions. Medians of runs taken in turns, 20 % to 80 % in brackets. TFLOP/s "
-        "count the projections (forward 1, forward and backward 3 times). Limit: those flops at the rate of torch.mm, or "
-        "each operand once at copy bandwidth. Error: relative L2 of the result against float32.",
+        "count the projections (forward 1, forward and backward 3 times). Limit: those flops at the rate of torch.mm, "
+        "or each operand once at copy bandwidth. Error: relative L2 of the result against float32.",
         "",
     ]
     for dtype, limit in record["limits"].items():

@@ -97,9 +97,14 @@ __device__ __forceinline__ void store_vec(T* __restrict__ target, const float (&
         words[k] = pack2<T>(in[2 * k], in[2 * k + 1]);
       }
     }
-    Access access;
-    memcpy(&access, words, sizeof(Access));
-    *reinterpret_cast<Access*>(target) = access;
+    // The intrinsic, because the compiler takes a plain assignment apart into words.
+    if constexpr (sizeof(Access) == 16) {
+      __stwb(reinterpret_cast<uint4*>(target), make_uint4(words[0], words[1], words[2], words[3]));
+    } else if constexpr (sizeof(Access) == 8) {
+      __stwb(reinterpret_cast<uint2*>(target), make_uint2(words[0], words[1]));
+    } else {
+      *reinterpret_cast<uint32_t*>(target) = words[0];
+    }
   }
 }
 

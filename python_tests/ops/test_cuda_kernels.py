@@ -75,7 +75,7 @@ def emulate(module, patch) -> None:
     patch.setattr(room, "device_facts", lambda _: (8, 0, 108, 163 << 10, 1 << 20))
 
 
-@pytest.fixture(params=["emulated", GPU])
+@pytest.fixture(params=[pytest.param("emulated", marks=pytest.mark.slow), GPU])
 def device(request, monkeypatch) -> str:
     """Where the room's tensors live."""
     if request.param == "gpu":
@@ -249,6 +249,7 @@ def test_repeats_are_bit_equal(device):
         assert all(torch.equal(a, b) for a, b in zip(first, everything(device), strict=True))
 
 
+@pytest.mark.slow
 def test_order_of_threads_has_no_effect(emulation, monkeypatch):
     emulate(emulation, monkeypatch)
     ascending = everything("cpu")
