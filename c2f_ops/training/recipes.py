@@ -32,7 +32,7 @@ def hbp_stages(batch_norm: str = "frozen") -> tuple[Stage, ...]:
             bias_lr=2.0,
             bias_decay=2.0,
             schedule="step",
-            milestones=(100_000,),  # 50,000 at batch 16
+            milestones=(100_000, 200_000, 300_000),  # every 50,000 at batch 16
             batch_norm=batch_norm,
         ),
     )
