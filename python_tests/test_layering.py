@@ -22,7 +22,7 @@ LAYERS = [
     {"models", "data", "losses", "metrics"},
     {"nn", "hierarchy", "_hierarchy_tables", "_hierarchy_checks", "relations"},
     {"functional"},
-    {"_ops"},
+    {"_checks", "_ops"},
     {"cpu", "cuda", "triton"},
     {"_chunked", "_encoding", "_validated", "_native"},
     {"problem", "reference"},
