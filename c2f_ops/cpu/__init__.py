@@ -1,4 +1,4 @@
-"""The CPU room: launchers of the C++ kernels in csrc/cpu. They allocate and pass addresses; the arithmetic is in C++."""
+"""The CPU room: launchers of the C++ kernels in csrc/cpu. They allocate and pass addresses, C++ computes."""
 
 from __future__ import annotations
 

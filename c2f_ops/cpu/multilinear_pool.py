@@ -1,7 +1,7 @@
 """multilinear_pool on the CPU: the kernels of csrc/cpu, whatever the instruction set.
 
-The forward is fused: a projection lives in cache and only p is written (and the projections, where they are saved). The backward goes
-in steps of a few hundred columns; float32, bfloat16 and float16 operands are computed in float32.
+The forward is fused: a projection lives in cache, and only p is written (and the projections where they are saved).
+The backward goes in steps of a few hundred columns. float32, bfloat16 and float16 operands are computed in float32.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ def multilinear_pool_fwd(
     save: bool,
     algo: str = "fused",
 ) -> tuple[Tensor, list[Tensor]]:
-    """Pool: features ``M x [B, L, C_m]``, weights ``M x [C_m, D]`` -> p ``[B, Q, D]`` and, if ``save``, M projections ``[B, L, D]``."""
+    """Pool features ``M x [B, L, C_m]`` with weights ``M x [C_m, D]``.
+
+    Returns p ``[B, Q, D]`` float32 and, if ``save``, M projections ``[B, L, D]`` of the operand type, else none.
+    """
     native, threads = _native.module(), num_threads()
     problem = Problem.of(features, weights, mask, interactions, activation)
     encoded = _encode(problem)
@@ -106,9 +109,10 @@ def multilinear_pool_bwd(
     activation: str,
     needs: Sequence[bool],
 ) -> Grads:
-    """Gradient of `multilinear_pool_fwd`: d_p ``[B, Q, D]`` -> (d_features, d_weights, d_biases, None), None where not needed.
+    """Gradient of `multilinear_pool_fwd` from d_p ``[B, Q, D]``: (d_features, d_weights, d_biases, None).
 
-    ``projections`` are the saved ones or empty (rebuilt). ``needs`` has 3 M + 1 entries: features, weights, biases, mask.
+    ``projections`` are the saved ones, or empty: rebuilt. ``needs`` has 3 M + 1 entries: features, weights, biases, mask.
+    What is not needed is None.
     """
     native, threads, count = _native.module(), num_threads(), len(features)
     encoded = _encode(Problem.of(features, weights, mask, interactions, activation))

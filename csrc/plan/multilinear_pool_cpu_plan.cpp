@@ -1,5 +1,5 @@
-// Blocking of multilinear_pool on the CPU, from sizes alone. The number of threads changes how work is cut, never the order of a
-// sum: columns are independent, so unit_d may follow it; chunk_d and chunk_b must not.
+// Blocking of multilinear_pool on the CPU, from sizes alone. The number of threads changes how work is cut, never the
+// order of a sum: columns are independent, so unit_d may follow it; chunk_d and chunk_b must not.
 #include <algorithm>
 #include <string>
 
@@ -17,7 +17,8 @@ constexpr int64_t kPassBytes = int64_t{96} << 20;  // gradients of one pass of t
 
 Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_threads, MultilinearPoolCpuPlan* plan) {
   if (num_threads < 1 || num_threads > kMaxThreads) {
-    return Status::error("num_threads must be 1.." + std::to_string(kMaxThreads) + ", got " + std::to_string(num_threads));
+    return Status::error("num_threads must be 1.." + std::to_string(kMaxThreads) + ", got " +
+                         std::to_string(num_threads));
   }
   const Kernels& kernels = cpu_kernels();
   const int64_t nr = kernels.nr;

@@ -23,11 +23,11 @@ pytestmark = pytest.mark.skipif(_native.unavailable() is not None, reason=str(_n
 MLP = ((0, 1), (0, 2), (1, 2), (0, 1, 2))
 MIXED = ((0,), (0, 0), (1, 0), (1, 1, 0, 0), (0, 1, 1))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Relative L2 error of p and of gradients: operands are rounded first, so this is the error of the kernel and of the last rounding.
+# Relative L2 error; operands are rounded first, so this is the error of the kernel and of the last rounding.
 P_TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6}
 GRAD_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 SAVED_TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 3e-3, torch.float16: 4e-4}
-# B, L, channels, D, interactions: tiny, ragged tiles in every dimension, tiles that hold several samples, long k, one real shape
+# B, L, channels, D, interactions: tiny, ragged tiles everywhere, tiles of several samples, long k, one real shape
 SHAPES = (
     (1, 1, (1,), 1, ((0,), (0, 0))),
     (2, 9, (5, 7, 3), 10, MLP),
@@ -47,7 +47,7 @@ EMPTY = (
 
 
 def make_case(shape, dtype=torch.float32, layout="NCHW", mask=None, seed=0):
-    """Operands of a call: features [B, L, C] in the memory of ``layout``, weights [C, D], biases, mask, interactions."""
+    """Features [B, L, C] in the memory of ``layout``, weights [C, D], biases, mask, interactions."""
     batch, length, channels, width, interactions = shape
     g = torch.Generator().manual_seed(seed)
     features, weights, biases = [], [], []
@@ -132,19 +132,15 @@ def test_accuracy_of_options(dtype, save, activation, mask):
 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
 def test_instruction_sets(isa):
-    code = f"import sys, pytest; sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', {__file__!r}, '-k', 'test_accuracy_of_options']))"
-    probe = subprocess.run(
-        [sys.executable, "-c", "import c2f_ops._C"],
-        env={**os.environ, "C2F_CPU_ISA": isa},
-        capture_output=True,
-        text=True,
-    )
+    def run(*arguments):
+        environment = {**os.environ, "C2F_CPU_ISA": isa}
+        return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+
+    probe = run("-c", "import c2f_ops._C")
     if probe.returncode:
         pytest.skip(probe.stderr.strip().splitlines()[-1])
-    run = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "C2F_CPU_ISA": isa}, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    tests = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", "test_accuracy_of_options")
+    assert tests.returncode == 0, tests.stdout[-2000:] + tests.stderr[-2000:]
 
 
 @pytest.mark.parametrize("shape", EMPTY, ids=str)
@@ -172,7 +168,7 @@ def test_all_positions_excluded():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_memory_layouts(dtype):
-    """Offsets that break alignment, slices, gaps, expanded batches, transposed and sliced weights: bits of the contiguous run."""
+    """Unaligned, sliced, gapped and expanded features, transposed and sliced weights: bits of the contiguous run."""
     features, weights, biases, mask, interactions = make_case((3, 20, (18, 18, 18), 40, MLP), dtype, "NLC")
     p, _ = forward((features, weights, biases, mask, interactions))
     (want, want_w, _, _), _, _ = backward((features, weights, biases, mask, interactions))
@@ -208,11 +204,12 @@ def test_memory_layouts(dtype):
     assert torch.equal(forward((expanded, *case[1:]))[0], forward((copied, *case[1:]))[0])
 
 
-@pytest.mark.parametrize("needs", [(1, 0, 0, 0, 0, 0, 0, 0, 0), (0, 0, 0, 0, 1, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0, 0, 0, 1), (0,) * 9])
-def test_only_what_is_needed(needs):
+@pytest.mark.parametrize("needed", [0, 4, 8, None])
+def test_only_what_is_needed(needed):
     case = make_case(SHAPES[1])
+    needs = [i == needed for i in range(9)]
     everything, _, _ = backward(case)
-    some, _, _ = backward(case, needs=[*map(bool, needs), False])
+    some, _, _ = backward(case, needs=[*needs, False])
     for got, full, need in zip(itertools.chain(*some[:3]), itertools.chain(*everything[:3]), needs, strict=True):
         assert torch.equal(got, full) if need else got is None
 
@@ -328,7 +325,7 @@ def test_float16_products_beyond_its_range():
 
 def test_denormal_mode_is_the_callers():
     """Workers compute in the caller's mode, and the caller keeps it."""
-    features, weights, biases, mask, interactions = make_case((4, 30, (32, 32), 512, ((0,), (0, 1))))
+    features, weights, _, mask, interactions = make_case((4, 30, (32, 32), 512, ((0,), (0, 1))))
     case = [x * 1e-39 for x in features], weights, [None, None], mask, interactions
     before = torch.get_num_threads()
     kept, _ = forward(case)
@@ -410,8 +407,9 @@ def test_signed_sqrt_normalize(mode, scope, l2_mode, dtype):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_signed_sqrt_of_special_values(mode):
-    """Zero, infinity, NaN, subnormal and huge values, with and without eps: entry by entry as the reference in float32."""
-    p = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e-40, -1e-40, 3e38, -3e38, 1.0, -1e-12]).view(1, 1, -1)
+    """Zero, infinity, NaN, subnormal and huge values, with and without eps, as the reference in float32."""
+    values = [0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e-40, -1e-40, 3e38, -3e38, 1.0, -1e-12]
+    p = torch.tensor(values).view(1, 1, -1)
     for eps in (EPS[mode], 0.0):
         z = norm_kernel.signed_sqrt_normalize_fwd(p, mode, eps, "none", "add", 1e-7, torch.float32)
         want = norm_reference.signed_sqrt_normalize_fwd(p, mode, eps, "none", "add", 1e-7, torch.float32)
