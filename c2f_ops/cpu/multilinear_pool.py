@@ -111,8 +111,8 @@ def multilinear_pool_bwd(
 ) -> Grads:
     """Gradient of `multilinear_pool_fwd` from d_p ``[B, Q, D]``: (d_features, d_weights, d_biases, None).
 
-    ``projections`` are the saved ones, or empty: rebuilt. ``needs`` has 3 M + 1 entries: features, weights, biases, mask.
-    What is not needed is None.
+    ``projections`` are the saved ones, or empty: rebuilt. ``needs`` has 3 M + 1 entries: features, weights, biases,
+    mask. What is not needed is None.
     """
     native, threads, count = _native.module(), num_threads(), len(features)
     encoded = _encode(Problem.of(features, weights, mask, interactions, activation))
