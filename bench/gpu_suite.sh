@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench/gpu_suite.sh OUTDIR: everything a GPU has to say about this checkout, in nine minutes and without a network.
 #
-# Builds in place, runs the GPU tests, compute-sanitizer and the benchmarks, and leaves record.json, record.md and a log of each stage
+# Builds in place, runs the GPU tests, compute-sanitizer and the benchmarks; leaves record.json, record.md and a log a stage
 # in OUTDIR. Each stage has a time limit and none stops the next one. PYTHON names the interpreter (python3), which needs torch; nvcc
 # must be on the PATH. Exit status: 0 all stages passed, 1 one of them failed, 2 wrong use, 3 no GPU.
 set -uo pipefail

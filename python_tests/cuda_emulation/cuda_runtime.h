@@ -39,9 +39,13 @@ void __stwb(T* target, T value) {
   *target = value;
 }
 template <class T>
-T min(T a, T b) { return a < b ? a : b; }
+T min(T a, T b) {
+  return a < b ? a : b;
+}
 template <class T>
-T max(T a, T b) { return a < b ? b : a; }
+T max(T a, T b) {
+  return a < b ? b : a;
+}
 inline float __uint_as_float(uint32_t bits) {
   float x;
   std::memcpy(&x, &bits, 4);
@@ -58,8 +62,8 @@ namespace emulation {
 inline constexpr int kWarpSize = 32;
 inline constexpr int kPayloadBytes = 64;
 
-// The 32 lanes of a warp meet in `operation`: the last to arrive calls combine(inputs of all lanes, outputs of all lanes).
-// Every lane waits, then finds its output in `payload`. `operation` must be the same for all lanes.
+// The 32 lanes of a warp meet in `operation`: the last to arrive calls combine(inputs of all lanes, outputs of all
+// lanes). Every lane waits, then finds its output in `payload`. `operation` must be the same for all lanes.
 using Combine = void (*)(const unsigned char (*inputs)[kPayloadBytes], unsigned char (*outputs)[kPayloadBytes]);
 void meet_warp(const char* operation, Combine combine, void* payload, int bytes);
 void meet_block();
