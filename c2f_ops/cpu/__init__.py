@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # DType of c2f/common.h
-
 
 def num_threads() -> int:
     """Threads of a kernel: torch's setting, within the bound of the thread pool."""

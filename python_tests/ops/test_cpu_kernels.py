@@ -13,6 +13,7 @@ import torch
 
 from c2f_ops import _native
 from c2f_ops._ops.problem import Problem
+from c2f_ops._encoding import encode
 from c2f_ops.cpu import multilinear_pool as kernel
 from c2f_ops.cpu import signed_sqrt_normalize as norm_kernel
 from c2f_ops.reference import multilinear_pool as reference
@@ -354,7 +355,7 @@ def test_scratch_of_the_real_case():
     """VGG at 448 x 448: scratch is a few per cent of the 1.6 GB that eager needs."""
     features = [torch.empty(8, 512, 784, device="meta").transpose(1, 2)] * 3
     problem = Problem.of(features, [torch.empty(512, 8192, device="meta")] * 3, None, MLP, "none")
-    plan = _native.module().multilinear_pool_cpu_plan(kernel._encode(problem), 2)
+    plan = _native.module().multilinear_pool_cpu_plan(encode(problem), 2)
     assert plan["fwd_scratch_bytes"] < 0.03 * 1.6e9
     assert plan["bwd_scratch_bytes"] < 0.15 * 1.6e9
 
