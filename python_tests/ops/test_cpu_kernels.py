@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from c2f_ops import _native
-from c2f_ops._ops.problem import Problem
 from c2f_ops._encoding import encode
+from c2f_ops._ops.problem import Problem
 from c2f_ops.cpu import multilinear_pool as kernel
 from c2f_ops.cpu import signed_sqrt_normalize as norm_kernel
 from c2f_ops.reference import multilinear_pool as reference
