@@ -59,7 +59,7 @@ def scratch_stages(epochs: float, batch_size: int = 32, lr: float = 0.05, head_l
     )
 
 
-def _small(width: int) -> dict[str, Any]:
+def _small(width: int, **options: Any) -> dict[str, Any]:
     """A ResNet of one block in the first two stages and three, the taps, in the third: L = (S / 16) squared."""
     return {
         "backbone": "timm/resnet10t",
@@ -67,6 +67,7 @@ def _small(width: int) -> dict[str, Any]:
             "layers": [1, 1, 3, 1],
             "channels": [width, 2 * width, 4 * width, 4 * width],
             "stem_width": width // 2,
+            **options,
         },
         "taps": ("layer3.0", "layer3.1", "layer3.2"),
         "dim": 512,
@@ -96,7 +97,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stages": scratch_stages(8),
     },
     "cifar100": {
-        **_small(32),
+        **_small(32, output_stride=8),
         "image_size": 32,
         "load_size": 32,
         "padding": 4,
