@@ -9,6 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._checks import (
+    ACTIVATIONS,
+    DTYPES,
+    LAYOUTS,
+    MAX_FACTORS,
+    POOLINGS,
+    check_biases,
+    check_choice,
+    check_interactions,
+    check_mask,
+    check_norm,
+    check_operands,
+    check_positions,
+    check_tensor,
+    drop_prefix,
+    names_of,
+)
 from ._ops import multilinear_pool as _pool_op
 from ._ops import signed_sqrt_normalize as _norm_op  # noqa: F401  (registers the op)
 from ._ops.choice import ALGOS, BACKENDS, choose_algo, choose_backend, choose_recompute, room
@@ -23,16 +40,18 @@ FBP = ((0, 1),)
 TRILINEAR = ((0, 1, 2),)
 """One triple: Coarse-to-Fine Grained Classification (SIGIR 2019), eq. (5)."""
 
-MAX_FACTORS = 4
-MAX_DEGREE = 4
-
-_LAYOUTS = {"NCHW": 4, "NHWC": 4, "NLC": 3}
-_ACTIVATIONS = ("none", "relu", "tanh")
-_POOLINGS = ("sum", "mean")
-_SQRT_MODES = ("shifted", "caffe", "plus_eps", "smooth", "none")
-_NORM_SCOPES = ("interaction", "joint", "none")
-_L2_MODES = ("add", "clamp")
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+__all__ = [
+    "FBP",
+    "HBP",
+    "MAX_FACTORS",
+    "MLP",
+    "TRILINEAR",
+    "Explanation",
+    "decomposed",
+    "explain",
+    "multilinear_pool",
+    "signed_sqrt_normalize",
+]
 
 _decomposed = False
 
@@ -71,7 +90,7 @@ def multilinear_pool(
 ) -> Tensor:
     """Project M feature maps, multiply them by position, sum over positions, take signed square root and L2 norm.
 
-        U_m = act(X_m W_m + b_m)      p_q = sum_i w_i prod_{m in T_q} U_m[i]      out = concat_q ssqrt(p_q) / |ssqrt(p_q)|
+        U_m = act(X_m W_m + b_m)     p_q = sum_i w_i prod_{m in T_q} U_m[i]     out = concat_q ssqrt(p_q) / |ssqrt(p_q)|
 
     Args:
         features: M tensors, 1 to 4: ``[B, C_m, H, W]`` ("NCHW", also channels_last), ``[B, H, W, C_m]`` ("NHWC") or
@@ -126,7 +145,7 @@ def multilinear_pool(
         backend,
         out_dtype,
     )
-    _check_norm("multilinear_pool", sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
+    check_norm("multilinear_pool", sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
     rescaled = pooling == "mean" and norm_scope == "none"
     op_dtype = _wide(call.features[0].dtype) if rescaled else call.out_dtype
     norm = (sqrt_mode, float(sqrt_eps), norm_scope, l2_mode, float(l2_eps))
@@ -242,9 +261,9 @@ def signed_sqrt_normalize(
         ValueError: an argument has a wrong shape or value.
         TypeError: p is not a floating-point tensor.
     """
-    _check_norm("signed_sqrt_normalize", sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
-    _check_choice("signed_sqrt_normalize", "backend", backend, ("auto", *BACKENDS))
-    _check_tensor("signed_sqrt_normalize", "p", p, 3)
+    check_norm("signed_sqrt_normalize", sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
+    check_choice("signed_sqrt_normalize", "backend", backend, ("auto", *BACKENDS))
+    check_tensor("signed_sqrt_normalize", "p", p, 3)
     wide = p.to(_wide(p.dtype)).contiguous()
     norm = (sqrt_mode, float(sqrt_eps), norm_scope, l2_mode, float(l2_eps))
     if _decomposed or torch.onnx.is_in_onnx_export():
@@ -284,27 +303,21 @@ def _prepare(
     out_dtype: torch.dtype | None,
 ) -> _Call:
     op = "multilinear_pool"
-    _check_choice(op, "layout", layout, tuple(_LAYOUTS))
-    _check_choice(op, "activation", activation, _ACTIVATIONS)
-    _check_choice(op, "pooling", pooling, _POOLINGS)
-    _check_choice(op, "algo", algo, ALGOS)
-    _check_choice(op, "backend", backend, ("auto", *BACKENDS))
+    check_choice(op, "layout", layout, tuple(LAYOUTS))
+    check_choice(op, "activation", activation, ACTIVATIONS)
+    check_choice(op, "pooling", pooling, POOLINGS)
+    check_choice(op, "algo", algo, ALGOS)
+    check_choice(op, "backend", backend, ("auto", *BACKENDS))
     if recompute not in (True, False, "auto"):
         raise ValueError(f"{op}: recompute must be True, False or 'auto', got {recompute!r}")
-    if out_dtype is not None and out_dtype not in _DTYPES:
-        raise TypeError(f"{op}: out_dtype must be one of {_names(_DTYPES)}, got {out_dtype}")
+    if out_dtype is not None and out_dtype not in DTYPES:
+        raise TypeError(f"{op}: out_dtype must be one of {names_of(DTYPES)}, got {out_dtype}")
 
-    features, weights = _check_operands(features, weights, layout)
-    tuples = _check_interactions(interactions, len(features))
+    features, weights = check_operands(features, weights, layout)
+    tuples = check_interactions(interactions, len(features))
     maps = [_positions_first(x, layout) for x in features]
-    maps = _drop_prefix(maps, layout, num_prefix_tokens)
-    batch, length, _ = maps[0].shape
-    for m, x in enumerate(maps):
-        if x.shape[0] != batch or x.shape[1] != length:
-            raise ValueError(
-                f"{op}: features[{m}] must have B={batch} samples of L={length} positions like features[0], "
-                f"got B={x.shape[0]}, L={x.shape[1]}"
-            )
+    maps = drop_prefix(maps, layout, num_prefix_tokens)
+    check_positions(maps)
 
     autocast = _autocast_dtype(maps[0].device)
     operands = [t if autocast is None or t.dtype == torch.float64 else t.to(autocast) for t in (*maps, *weights)]
@@ -313,8 +326,8 @@ def _prepare(
         dtype = torch.promote_types(dtype, t.dtype)
     operands = [t.to(dtype) for t in operands]
     maps, weights = operands[: len(maps)], operands[len(maps) :]
-    checked_biases = _check_biases(biases, weights, _wide(dtype))
-    checked_mask = _check_mask(mask, maps[0], _wide(dtype))
+    checked_biases = check_biases(biases, weights, _wide(dtype))
+    checked_mask = check_mask(mask, maps[0], _wide(dtype))
 
     mask_grad = checked_mask is not None and checked_mask.requires_grad and torch.is_grad_enabled()
     problem = Problem.of(maps, weights, checked_mask, tuples, activation, mask_grad)
@@ -326,142 +339,11 @@ def _prepare(
     return _Call(maps, weights, checked_biases, checked_mask, tuples, problem, resolved, reason, save, out_dtype)
 
 
-def _check_operands(
-    features: Sequence[Tensor], weights: Sequence[Tensor], layout: str
-) -> tuple[list[Tensor], list[Tensor]]:
-    op = "multilinear_pool"
-    for name, value in (("features", features), ("weights", weights)):
-        if isinstance(value, Tensor) or not isinstance(value, Sequence):
-            raise TypeError(f"{op}: {name} must be a sequence of tensors, got {type(value).__name__}")
-    if not 1 <= len(features) <= MAX_FACTORS:
-        raise ValueError(f"{op}: features must hold 1 to {MAX_FACTORS} tensors, got {len(features)}")
-    if len(weights) != len(features):
-        raise ValueError(
-            f"{op}: weights must hold one tensor for each of the {len(features)} features, got {len(weights)}"
-        )
-    for m, (x, w) in enumerate(zip(features, weights, strict=True)):
-        _check_tensor(op, f"features[{m}]", x, _LAYOUTS[layout], f" for layout {layout!r}")
-        _check_tensor(op, f"weights[{m}]", w, 2)
-        channels = x.shape[1 if layout == "NCHW" else -1]
-        if w.shape[0] != channels or w.shape[1] != weights[0].shape[1]:
-            expected = (channels, weights[0].shape[1])
-            raise ValueError(f"{op}: weights[{m}] must have shape [C_m, D] = {_shape(expected)}, got {_shape(w.shape)}")
-        for name, t in ((f"features[{m}]", x), (f"weights[{m}]", w)):
-            if t.device != features[0].device:
-                raise ValueError(f"{op}: {name} must be on {features[0].device} like features[0], got {t.device}")
-    return list(features), list(weights)
-
-
-def _check_interactions(interactions: Sequence[Sequence[int]], count: int) -> tuple[tuple[int, ...], ...]:
-    op = "multilinear_pool"
-    try:
-        tuples = tuple(tuple(int(i) for i in t) for t in interactions)
-    except TypeError as error:
-        raise TypeError(
-            f"{op}: interactions must be a sequence of tuples of factor indices, got {interactions!r}"
-        ) from error
-    if not tuples:
-        raise ValueError(f"{op}: interactions must hold at least one tuple, got none")
-    for q, t in enumerate(tuples):
-        if not 1 <= len(t) <= MAX_DEGREE:
-            raise ValueError(f"{op}: interactions[{q}] must have 1 to {MAX_DEGREE} indices, got {t}")
-        if any(not 0 <= i < count for i in t):
-            raise ValueError(f"{op}: interactions[{q}] must index the {count} features (0 to {count - 1}), got {t}")
-    unused = sorted(set(range(count)) - {i for t in tuples for i in t})
-    if unused:
-        raise ValueError(f"{op}: interactions must use every feature, got none that uses features{unused}")
-    return tuples
-
-
 def _positions_first(x: Tensor, layout: str) -> Tensor:
     """View as ``[B, L, C]``; copies (once) only what no view of that form can express."""
     if layout == "NCHW":
         return x.flatten(2).transpose(1, 2)
     return x.flatten(1, 2) if layout == "NHWC" else x
-
-
-def _drop_prefix(maps: list[Tensor], layout: str, count: int) -> list[Tensor]:
-    op = "multilinear_pool"
-    if count == 0:
-        return maps
-    if layout != "NLC":
-        raise ValueError(f"{op}: num_prefix_tokens must be 0 for layout {layout!r}, got {count}")
-    shortest = min(x.shape[1] for x in maps)
-    if not 0 < count <= shortest:
-        raise ValueError(
-            f"{op}: num_prefix_tokens must be between 0 and the {shortest} tokens of features, got {count}"
-        )
-    return [x[:, count:] for x in maps]
-
-
-def _check_biases(biases: Sequence[Tensor | None] | None, weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """M biases in ``dtype``, or none at all; a missing one among present ones becomes zeros."""
-    op = "multilinear_pool"
-    if biases is None:
-        return []
-    if isinstance(biases, Tensor) or not isinstance(biases, Sequence):
-        raise TypeError(f"{op}: biases must be None or a sequence of tensors or None, got {type(biases).__name__}")
-    if len(biases) != len(weights):
-        raise ValueError(f"{op}: biases must hold one entry for each of the {len(weights)} features, got {len(biases)}")
-    if all(b is None for b in biases):
-        return []
-    out = []
-    for m, (b, w) in enumerate(zip(biases, weights, strict=True)):
-        if b is None:
-            out.append(w.new_zeros(w.shape[1], dtype=dtype))
-            continue
-        _check_tensor(op, f"biases[{m}]", b, 1)
-        if b.shape[0] != w.shape[1]:
-            raise ValueError(f"{op}: biases[{m}] must have shape [D] = {_shape(w.shape[1:])}, got {_shape(b.shape)}")
-        if b.device != w.device:
-            raise ValueError(f"{op}: biases[{m}] must be on {w.device} like features[0], got {b.device}")
-        out.append(b.to(dtype).contiguous())
-    return out
-
-
-def _check_mask(mask: Tensor | None, x: Tensor, dtype: torch.dtype) -> Tensor | None:
-    op = "multilinear_pool"
-    if mask is None:
-        return None
-    if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"{op}: mask must be a bool or floating-point tensor, got {got}")
-    if mask.ndim != 2 or mask.shape[0] != x.shape[0] or mask.shape[1] != x.shape[1]:
-        raise ValueError(f"{op}: mask must have shape [B, L] = {_shape(x.shape[:2])}, got {_shape(mask.shape)}")
-    if mask.device != x.device:
-        raise ValueError(f"{op}: mask must be on {x.device} like features[0], got {mask.device}")
-    return mask.contiguous() if mask.dtype == torch.bool else mask.to(dtype).contiguous()
-
-
-def _check_norm(op: str, sqrt_mode: str, sqrt_eps: float, norm_scope: str, l2_mode: str, l2_eps: float) -> None:
-    _check_choice(op, "sqrt_mode", sqrt_mode, _SQRT_MODES)
-    _check_choice(op, "norm_scope", norm_scope, _NORM_SCOPES)
-    _check_choice(op, "l2_mode", l2_mode, _L2_MODES)
-    for name, value in (("sqrt_eps", sqrt_eps), ("l2_eps", l2_eps)):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{op}: {name} must be finite and not negative, got {value!r}")
-
-
-def _check_choice(op: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{op}: {name} must be one of {allowed}, got {value!r}")
-
-
-def _check_tensor(op: str, name: str, value: Tensor, ndim: int, why: str = "") -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
-    if value.dtype not in _DTYPES:
-        raise TypeError(f"{op}: {name} must be one of {_names(_DTYPES)}, got {value.dtype}")
-    if value.ndim != ndim:
-        raise ValueError(f"{op}: {name} must have {ndim} dimensions{why}, got shape {_shape(value.shape)}")
-
-
-def _names(dtypes: Sequence[torch.dtype]) -> str:
-    return ", ".join(str(d).removeprefix("torch.") for d in dtypes)
-
-
-def _shape(sizes: Sequence[int]) -> str:
-    return "[" + ", ".join(str(s) for s in sizes) + "]"
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

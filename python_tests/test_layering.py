@@ -22,14 +22,14 @@ LAYERS = [
     {"models", "data", "losses", "metrics"},
     {"nn", "hierarchy", "_hierarchy_tables", "_hierarchy_checks", "relations"},
     {"functional"},
-    {"_ops"},
+    {"_checks", "_ops"},
     {"cpu", "cuda", "triton"},
     {"_chunked", "_encoding", "_validated", "_native"},
     {"problem", "reference"},
     {"_version"},
 ]
-# These look at everything, and only the two top lines look at them: public names, the report on the installation, tools of
-# the tests, benchmarks.
+# These look at everything, and only the two top lines look at them: public names, the report on the installation, tools
+# of the tests, benchmarks.
 FREE = {"__init__", "_info", "bench", "testing"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FUNCTIONAL = LEVEL["functional"]

@@ -14,7 +14,7 @@ class Problem:
     """Sizes and kinds of one call, no tensors.
 
     ``layout`` is "positions" where positions are contiguous (NCHW maps), "channels" where channels are (NHWC, NLC),
-    else "strided".
+    else "strided"; "strided" too where the features differ.
     """
 
     device: torch.device
@@ -42,6 +42,7 @@ class Problem:
     ) -> Problem:
         """Summary of operands as a room receives them: features ``[B, L, C_m]``, weights ``[C_m, D]``."""
         first = features[0]
+        layout = layout_of(first)
         return cls(
             device=first.device,
             dtype=first.dtype,
@@ -53,7 +54,7 @@ class Problem:
             activation=activation,
             mask="none" if mask is None else "bool" if mask.dtype == torch.bool else "float",
             mask_grad=mask_grad,
-            layout=layout_of(first),
+            layout=layout if all(layout_of(x) == layout for x in features) else "strided",
         )
 
 

@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 train_app = typer.Typer(no_args_is_help=True, help="Train a model.")
 app.add_typer(train_app, name="train")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure an op against eager torch and torch.compile.")
+app.add_typer(bench_app, name="bench")
 
 _DATA, _MODEL, _TRAINING, _MACHINE = "Data", "Model", "Training", "Machine and files"
 
@@ -171,6 +173,53 @@ def predict_images(
         for level, guess in answer["levels"].items():
             mark = "  [dim]<- trained for this resolution[/dim]" if level == own else ""
             console.print(f"  {level:10s} {guess['probability']:6.1%}  {guess['name']}{mark}", highlight=False)
+
+
+@bench_app.command("pool")
+def bench_pool(
+    cases: Annotated[str, _option(_DATA, "vgg, r50-layer3, r50-layer4, vit-b14, small, tiny.")] = "vgg",
+    interactions: Annotated[str, _option(_DATA, "mlp, hbp, fbp, trilinear.")] = "mlp",
+    dtypes: Annotated[str, _option(_DATA, "float32, bfloat16, float16.")] = "float32,bfloat16",
+    directions: Annotated[str, _option(_DATA, "forward, both (forward and backward).")] = "forward,both",
+    batch: Annotated[int | None, _option(_DATA, "Batch size instead of the case's own.")] = None,
+    backend: Annotated[str, _option(_MACHINE, "auto, reference, cpu, triton or cuda.")] = "auto",
+    algo: Annotated[str, _option(_MACHINE, "auto, fused, chunked or gram.")] = "auto",
+    device: Annotated[str, _option(_MACHINE, "auto, cpu or cuda.")] = "auto",
+    seconds: Annotated[float, _option(_MACHINE, "Time for each row.")] = 20.0,
+    compiled: Annotated[bool, _option(_MACHINE, "Measure torch.compile too.", "--compile/--no-compile")] = True,
+    out: Annotated[Path | None, _option(_MACHINE, "JSON file to write; the table goes beside it.")] = None,
+) -> None:  # fmt: skip
+    """Time multilinear_pool on real shapes, interleaved with its rivals, with limits and peak memory.
+
+    Several cases, types and so on are separated by commas.
+    """
+    import torch
+
+    from ..bench.cases import CASES, INTERACTIONS
+    from ..bench.report import DTYPES, run_suite, table, write_record
+
+    given = {"cases": cases, "interactions": interactions, "dtypes": dtypes, "directions": directions}
+    chosen = {name: _list(name, text, str) for name, text in given.items()}
+    known = {"cases": CASES, "interactions": INTERACTIONS, "dtypes": DTYPES, "directions": ("forward", "both")}
+    for name, values in chosen.items():
+        for value in values:
+            if value not in known[name]:
+                raise ValueError(f"bench: --{name} must be among {', '.join(known[name])}, got {value!r}")
+    record = run_suite(
+        chosen["cases"],
+        interactions=chosen["interactions"],
+        dtypes=chosen["dtypes"],
+        device=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
+        directions=[value == "both" for value in chosen["directions"]],
+        backend=backend,
+        algo=algo,
+        seconds=seconds,
+        compiled=compiled,
+        batch=batch,
+    )
+    print(table(record))
+    if out is not None:
+        write_record(record, out)
 
 
 @app.command("info")

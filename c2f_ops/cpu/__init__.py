@@ -1,10 +1,8 @@
-"""The CPU room: launchers of the C++ kernels in csrc/cpu. They allocate and pass addresses; the arithmetic is in C++."""
+"""The CPU room: launchers of the C++ kernels in csrc/cpu. They allocate and pass addresses, C++ computes."""
 
 from __future__ import annotations
 
 import torch
-
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # DType of c2f/common.h
 
 
 def num_threads() -> int:

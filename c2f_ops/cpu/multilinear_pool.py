@@ -1,26 +1,23 @@
 """multilinear_pool on the CPU: the kernels of csrc/cpu, whatever the instruction set.
 
-The forward is fused: a projection lives in cache and only p is written (and the projections, where they are saved). The backward goes
-in steps of a few hundred columns; float32, bfloat16 and float16 operands are computed in float32.
+The forward is fused: a projection lives in cache, and only p is written (and the projections where they are saved).
+The backward goes in steps of a few hundred columns. float32, bfloat16 and float16 operands are computed in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _native
+from .._encoding import address, encode, size_obstacle, strided
 from .._ops.problem import Problem
-from . import DTYPES, num_threads
+from . import num_threads
 
 Grads = tuple[list[Tensor | None], list[Tensor | None], list[Tensor | None], Tensor | None]
 
-_ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2}
-_MASKS = {"none": 0, "bool": 1, "float": 2}
-_MAX_FACTORS, _MAX_DEGREE, _MAX_INTERACTIONS = 4, 4, 16
 _ALIGNMENT = 64
 
 
@@ -33,17 +30,7 @@ def unsupported(problem: Problem, algo: str) -> str | None:
     """Say in one line why the kernels cannot take ``problem``; None: they can."""
     if problem.device.type != "cpu":
         return f"operands must be on the CPU, got {problem.device}"
-    if problem.dtype not in DTYPES:
-        return f"operands must be float32, bfloat16 or float16, got {problem.dtype}"
-    if problem.mask_grad:
-        return "the gradient of position weights is the reference's"
-    if not 1 <= len(problem.channels) <= _MAX_FACTORS:
-        return f"1 to {_MAX_FACTORS} factors, got {len(problem.channels)}"
-    if len(problem.interactions) > _MAX_INTERACTIONS:
-        return f"at most {_MAX_INTERACTIONS} interactions, got {len(problem.interactions)}"
-    if any(len(t) > _MAX_DEGREE for t in problem.interactions):
-        return f"interactions of length 1 to {_MAX_DEGREE}, got {problem.interactions}"
-    return "the CPU forward is fused" if algo == "chunked" else None
+    return size_obstacle(problem) or ("the CPU forward is fused" if algo == "chunked" else None)
 
 
 def unvalidated(problem: Problem) -> str | None:
@@ -58,7 +45,7 @@ def algorithm(problem: Problem, algo: str) -> str:
 
 def describe(problem: Problem, algo: str) -> str:
     """The plan, printable."""
-    plan = _native.module().multilinear_pool_cpu_plan(_encode(problem), num_threads())
+    plan = _native.module().multilinear_pool_cpu_plan(encode(problem), num_threads())
     return ", ".join(f"{name}={value}" for name, value in plan.items())
 
 
@@ -72,23 +59,26 @@ def multilinear_pool_fwd(
     save: bool,
     algo: str = "fused",
 ) -> tuple[Tensor, list[Tensor]]:
-    """Pool: features ``M x [B, L, C_m]``, weights ``M x [C_m, D]`` -> p ``[B, Q, D]`` and, if ``save``, M projections ``[B, L, D]``."""
+    """Pool features ``M x [B, L, C_m]`` with weights ``M x [C_m, D]``.
+
+    Returns p ``[B, Q, D]`` float32 and, if ``save``, M projections ``[B, L, D]`` of the operand type, else none.
+    """
     native, threads = _native.module(), num_threads()
     problem = Problem.of(features, weights, mask, interactions, activation)
-    encoded = _encode(problem)
+    encoded = encode(problem)
     p = features[0].new_empty((problem.batch, len(interactions), problem.width), dtype=torch.float32)
     shape = (problem.batch, problem.positions, problem.width)
     projections = [x.new_empty(shape) for x in features] if save else []
-    scratch, address = _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["fwd_scratch_bytes"])
+    scratch, aligned = _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["fwd_scratch_bytes"])
     native.multilinear_pool_cpu_fwd(
         encoded,
-        [_strided(x) for x in features],
-        [_strided(w) for w in weights],
-        [_address(b) for b in biases],
-        _address(mask),
+        [strided(x) for x in features],
+        [strided(w) for w in weights],
+        [address(b) for b in biases],
+        address(mask),
         p.data_ptr(),
         [u.data_ptr() for u in projections],
-        address,
+        aligned,
         threads,
     )
     del scratch
@@ -106,55 +96,35 @@ def multilinear_pool_bwd(
     activation: str,
     needs: Sequence[bool],
 ) -> Grads:
-    """Gradient of `multilinear_pool_fwd`: d_p ``[B, Q, D]`` -> (d_features, d_weights, d_biases, None), None where not needed.
+    """Gradient of `multilinear_pool_fwd` from d_p ``[B, Q, D]``: (d_features, d_weights, d_biases, None).
 
-    ``projections`` are the saved ones or empty (rebuilt). ``needs`` has 3 M + 1 entries: features, weights, biases, mask.
+    ``projections`` are the saved ones, or empty: rebuilt. ``needs`` has 3 M + 1 entries: features, weights, biases,
+    mask. What is not needed is None.
     """
     native, threads, count = _native.module(), num_threads(), len(features)
-    encoded = _encode(Problem.of(features, weights, mask, interactions, activation))
+    encoded = encode(Problem.of(features, weights, mask, interactions, activation))
     d_p = d_p.contiguous()
     need_x, need_w, need_b = (needs[k * count : (k + 1) * count] for k in range(3))
     d_features = [torch.empty_like(x) if need else None for x, need in zip(features, need_x, strict=True)]
     d_weights = [w.new_empty(w.shape) if need else None for w, need in zip(weights, need_w, strict=True)]
     d_biases = [d_p.new_empty(d_p.shape[2]) if need else None for need in need_b]
-    scratch, address = _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["bwd_scratch_bytes"])
+    scratch, aligned = _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["bwd_scratch_bytes"])
     native.multilinear_pool_cpu_bwd(
         encoded,
-        [_strided(x) for x in features],
-        [_strided(w) for w in weights],
-        [_address(b) for b in biases],
-        _address(mask),
+        [strided(x) for x in features],
+        [strided(w) for w in weights],
+        [address(b) for b in biases],
+        address(mask),
         [u.data_ptr() for u in projections],
         d_p.data_ptr(),
-        [(0, 0, 0, 0) if d is None else _strided(d) for d in d_features],
-        [_address(d) for d in d_weights],
-        [_address(d) for d in d_biases],
-        address,
+        [(0, 0, 0, 0) if d is None else strided(d) for d in d_features],
+        [address(d) for d in d_weights],
+        [address(d) for d in d_biases],
+        aligned,
         threads,
     )
     del scratch
     return d_features, d_weights, d_biases, None
-
-
-def _encode(problem: Problem) -> tuple[Any, ...]:
-    return (
-        problem.batch,
-        problem.positions,
-        problem.width,
-        problem.channels,
-        DTYPES[problem.dtype],
-        _ACTIVATIONS[problem.activation],
-        _MASKS[problem.mask],
-        problem.interactions,
-    )
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
-def _strided(x: Tensor) -> tuple[int, ...]:
-    return (x.data_ptr(), *x.stride())
 
 
 def _scratch(size: int) -> tuple[Tensor, int]:

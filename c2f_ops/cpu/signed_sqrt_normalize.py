@@ -6,11 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from . import DTYPES, num_threads
-
-_SQRT_MODES = {"none": 0, "shifted": 1, "caffe": 2, "plus_eps": 3, "smooth": 4}
-_NORM_SCOPES = {"none": 0, "interaction": 1, "joint": 2}
-_L2_MODES = {"add": 0, "clamp": 1}
+from .._encoding import DTYPES, encode_norm
+from . import num_threads
 
 
 def unavailable() -> str | None:
@@ -28,7 +25,7 @@ def signed_sqrt_normalize_fwd(
 ) -> Tensor:
     """p ``[B, Q, D]`` float32 contiguous -> z ``[B, Q, D]`` in ``out_dtype``."""
     out = p.new_empty(p.shape, dtype=out_dtype)
-    options = (_SQRT_MODES[sqrt_mode], sqrt_eps, _NORM_SCOPES[norm_scope], _L2_MODES[l2_mode], l2_eps)
+    options = encode_norm(sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
     _native.module().signed_sqrt_normalize_cpu_fwd(
         *p.shape, *options, p.data_ptr(), DTYPES[out_dtype], out.data_ptr(), num_threads()
     )
@@ -40,7 +37,7 @@ def signed_sqrt_normalize_bwd(
 ) -> Tensor:
     """d_out ``[B, Q, D]`` contiguous, p ``[B, Q, D]`` float32 contiguous -> d_p ``[B, Q, D]`` float32."""
     d_p = p.new_empty(p.shape)
-    options = (_SQRT_MODES[sqrt_mode], sqrt_eps, _NORM_SCOPES[norm_scope], _L2_MODES[l2_mode], l2_eps)
+    options = encode_norm(sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
     _native.module().signed_sqrt_normalize_cpu_bwd(
         *p.shape, *options, p.data_ptr(), DTYPES[d_out.dtype], d_out.data_ptr(), d_p.data_ptr(), num_threads()
     )

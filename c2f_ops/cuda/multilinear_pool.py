@@ -1,4 +1,4 @@
-"""multilinear_pool on CUDA: a fused forward where a record validates it, else the chunked path of `c2f_ops._chunked`."""
+"""multilinear_pool on CUDA: a fused forward where a record validates it, else the chunked path of `_chunked`."""
 
 from __future__ import annotations
 

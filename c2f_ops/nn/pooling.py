@@ -139,7 +139,8 @@ class MultiLinearPool(nn.Module):
         return (
             f"in_channels={self.in_channels}, dim={self.dim}, interactions={self.interactions}, "
             f"bias={self.biases is not None}, layout={self.layout!r}, activation={self.activation!r}, "
-            f"pooling={self.pooling!r}, sqrt={self.sqrt_mode!r} ({self.sqrt_eps:g}), norm={self.norm_scope!r} ({self.l2_mode!r}, {self.l2_eps:g})"
+            f"pooling={self.pooling!r}, sqrt={self.sqrt_mode!r} ({self.sqrt_eps:g}), "
+            f"norm={self.norm_scope!r} ({self.l2_mode!r}, {self.l2_eps:g})"
         )
 
 

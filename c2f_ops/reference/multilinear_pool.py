@@ -114,7 +114,7 @@ def multilinear_pool_bwd(
 
 
 def project(x: Tensor, w: Tensor, b: Tensor | None, mask: Tensor | None, activation: str) -> Tensor:
-    """``act(x w + b)``: x ``[B, L, C]``, w ``[C, D]`` -> ``[B, L, D]``, accumulation type; masked positions are x = 0."""
+    """``act(x w + b)``: x ``[B, L, C]``, w ``[C, D]`` -> ``[B, L, D]``, accumulation type; masked positions: x = 0."""
     dtype = accumulation_dtype(x.dtype)
     u = _select(x, mask).to(dtype) @ w.to(dtype)
     if b is not None:

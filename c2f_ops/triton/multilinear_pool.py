@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from .. import _chunked
 from .._ops.problem import Problem
 from . import unavailable, unsupported_device
 from . import unvalidated as _unvalidated
+from .plan import L2_BYTES, FusedPlan, chunk_sizes, fused_plan
 
 __all__ = ["multilinear_pool_bwd", "multilinear_pool_fwd", "unavailable", "unsupported", "unvalidated"]
 
@@ -24,68 +24,7 @@ Interactions = Sequence[Sequence[int]]
 _OP = "multilinear_pool"
 MAX_FACTORS, MAX_DEGREE, MAX_INTERACTIONS = 4, 4, 16
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_FUSED_MAX_CHANNELS = 1024  # wider features are bound by the GEMM, where the vendor's is ahead
-_L2_BYTES = 40 * 2**20  # what one chunk, or the features of one group of samples, may take of the cache
-_CHUNK_ROWS = 8192
-
-
-@dataclass(frozen=True)
-class FusedPlan:
-    """Tiles of the fused forward. ``joint``: one loop over channels for all factors, else one factor at a time."""
-
-    block_d: int
-    block_l: int
-    block_c: int
-    joint: bool
-    warps: int
-    stages: int
-
-
-_LARGE = FusedPlan(block_d=128, block_l=128, block_c=64, joint=True, warps=8, stages=2)
-_LARGE_DEEP = FusedPlan(block_d=128, block_l=128, block_c=64, joint=True, warps=8, stages=3)
-_LARGE_SEQUENTIAL = FusedPlan(block_d=128, block_l=128, block_c=64, joint=False, warps=8, stages=3)
-_MEDIUM = FusedPlan(block_d=128, block_l=64, block_c=64, joint=True, warps=8, stages=2)
-_MEDIUM_DEEP = FusedPlan(block_d=128, block_l=64, block_c=64, joint=True, warps=8, stages=3)
-_MEDIUM_NARROW = FusedPlan(block_d=128, block_l=64, block_c=32, joint=True, warps=8, stages=3)
-_MEDIUM_SEQUENTIAL = FusedPlan(block_d=128, block_l=64, block_c=32, joint=False, warps=8, stages=4)
-_SMALL = FusedPlan(block_d=64, block_l=64, block_c=32, joint=False, warps=4, stages=3)
-_FLOAT32 = FusedPlan(block_d=64, block_l=64, block_c=16, joint=False, warps=8, stages=3)
-
-# For 16-bit types on devices with 228 KiB of shared memory; a benchmark passes them to `fused_fwd`.
-FUSED_CANDIDATES = (
-    _LARGE,
-    _LARGE_DEEP,
-    _LARGE_SEQUENTIAL,
-    _MEDIUM,
-    _MEDIUM_DEEP,
-    _MEDIUM_NARROW,
-    _MEDIUM_SEQUENTIAL,
-    _SMALL,
-)
-
-
-def fused_plan(problem: Problem, save: bool, capability: tuple[int, int] = (9, 0)) -> FusedPlan:
-    """Choose the largest tiles that compile without spilled registers; test_triton_aot.py holds them to it."""
-    if problem.dtype == torch.float32:
-        return _FLOAT32
-    factors = len(problem.channels)
-    contiguous = (problem.positions,) if problem.layout == "positions" else problem.channels
-    if problem.width % 16 or any(n % 4 for n in contiguous):
-        return _SMALL  # narrow loads take registers for their addresses
-    if capability[0] not in (9, 10) or len(set(problem.channels)) > 1:
-        return _SMALL if save else _MEDIUM_SEQUENTIAL
-    if save:  # so does the transpose before the store
-        return _MEDIUM_NARROW if factors <= 3 else _SMALL
-    if factors == 4:
-        return _MEDIUM
-    return _LARGE_DEEP if capability[0] == 9 and factors <= 2 else _MEDIUM_DEEP
-
-
-def chunk_sizes(problem: Problem) -> tuple[int, int]:
-    """(chunk_d, chunk_b): the M projections of one chunk stay in the L2 cache of a data-centre GPU."""
-    chunk_b = max(1, min(problem.batch, _CHUNK_ROWS // max(1, problem.positions)))
-    column_bytes = len(problem.channels) * chunk_b * max(1, problem.positions) * problem.dtype.itemsize
-    return max(256, _L2_BYTES // column_bytes // 128 * 128), chunk_b
+_FUSED_MAX_CHANNELS = 1024  # modelled, not timed: wider features are bound by the GEMM
 
 
 def unsupported(problem: Problem, algo: str = "direct") -> str | None:
@@ -228,7 +167,7 @@ def fused_fwd(
             B,
             L,
             D,
-            max(1, min(B, _L2_BYTES // 2 // max(1, sample_bytes))),
+            max(1, min(B, L2_BYTES // 2 // max(1, sample_bytes))),
             tuple(views),
             INTERACTIONS=_frozen(interactions),
             ACTIVATION=activation,

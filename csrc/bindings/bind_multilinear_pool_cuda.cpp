@@ -47,9 +47,9 @@ void run(Launch launch) {
   throw_if_error(status);
 }
 
-void forward(const ProblemTuple& problem, const std::vector<FeatureTuple>& features, const std::vector<WeightTuple>& weights,
-             const std::vector<Address>& biases, Address mask, Address p, int32_t layout, const DeviceTuple& device,
-             Address stream) {
+void forward(const ProblemTuple& problem, const std::vector<FeatureTuple>& features,
+             const std::vector<WeightTuple>& weights, const std::vector<Address>& biases, Address mask, Address p,
+             int32_t layout, const DeviceTuple& device, Address stream) {
   auto args = make_args<MultilinearPoolFwdArgs>(problem, features, weights, biases, mask);
   args.p = pointer<float>(p);
   const MultilinearPoolCudaPlan plan = make_plan(args.problem, layout, device);
@@ -77,16 +77,16 @@ HadamardArgs make_hadamard(const ProblemTuple& problem, const ChunkTuple& chunk,
   return args;
 }
 
-void hadamard_reduce(const ProblemTuple& problem, const ChunkTuple& chunk, const std::vector<Address>& biases, Address mask,
-                     Address p, Address stream) {
+void hadamard_reduce(const ProblemTuple& problem, const ChunkTuple& chunk, const std::vector<Address>& biases,
+                     Address mask, Address p, Address stream) {
   HadamardArgs args = make_hadamard(problem, chunk, biases, mask);
   args.p = pointer<float>(p);
   run([&] { return launch_hadamard_reduce(args, pointer<void>(stream)); });
 }
 
-void hadamard_grad(const ProblemTuple& problem, const ChunkTuple& chunk, const std::vector<Address>& biases, Address mask,
-                   Address d_p, const std::vector<Address>& grads, Address grad_scale, const std::vector<Address>& d_biases,
-                   Address stream) {
+void hadamard_grad(const ProblemTuple& problem, const ChunkTuple& chunk, const std::vector<Address>& biases,
+                   Address mask, Address d_p, const std::vector<Address>& grads, Address grad_scale,
+                   const std::vector<Address>& d_biases, Address stream) {
   HadamardArgs args = make_hadamard(problem, chunk, biases, mask);
   args.d_p = pointer<const float>(d_p);
   args.grad_scale = pointer<const float>(grad_scale);
@@ -105,10 +105,10 @@ void bind_multilinear_pool_cuda(py::module_& m) {
   m.def("multilinear_pool_cuda_plan", &plan, py::arg("problem"), py::arg("layout"), py::arg("device"),
         "Kernel, tiles and chunks for a device, name -> value. Needs no GPU and no CUDA build.");
 #ifdef C2F_HAS_CUDA
-  m.def("multilinear_pool_cuda_fwd", &forward, py::arg("problem"), py::arg("features"), py::arg("weights"), py::arg("biases"),
-        py::arg("mask"), py::arg("p"), py::arg("layout"), py::arg("device"), py::arg("stream"));
-  m.def("hadamard_reduce_cuda", &hadamard_reduce, py::arg("problem"), py::arg("chunk"), py::arg("biases"), py::arg("mask"),
-        py::arg("p"), py::arg("stream"));
+  m.def("multilinear_pool_cuda_fwd", &forward, py::arg("problem"), py::arg("features"), py::arg("weights"),
+        py::arg("biases"), py::arg("mask"), py::arg("p"), py::arg("layout"), py::arg("device"), py::arg("stream"));
+  m.def("hadamard_reduce_cuda", &hadamard_reduce, py::arg("problem"), py::arg("chunk"), py::arg("biases"),
+        py::arg("mask"), py::arg("p"), py::arg("stream"));
   m.def("hadamard_grad_cuda", &hadamard_grad, py::arg("problem"), py::arg("chunk"), py::arg("biases"), py::arg("mask"),
         py::arg("d_p"), py::arg("grads"), py::arg("grad_scale"), py::arg("d_biases"), py::arg("stream"));
 #endif

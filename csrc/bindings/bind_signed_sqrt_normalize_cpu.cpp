@@ -8,8 +8,8 @@ namespace {
 
 using Address = uintptr_t;
 
-SignedSqrtNormalizeArgs make_args(int64_t B, int64_t Q, int64_t D, int32_t sqrt_mode, float sqrt_eps, int32_t norm_scope,
-                                  int32_t l2_mode, float l2_eps, Address p, int32_t dtype) {
+SignedSqrtNormalizeArgs make_args(int64_t B, int64_t Q, int64_t D, int32_t sqrt_mode, float sqrt_eps,
+                                  int32_t norm_scope, int32_t l2_mode, float l2_eps, Address p, int32_t dtype) {
   SignedSqrtNormalizeArgs args;
   args.B = B;
   args.Q = Q;
@@ -52,8 +52,10 @@ void backward(int64_t B, int64_t Q, int64_t D, int32_t sqrt_mode, float sqrt_eps
 }  // namespace
 
 void bind_signed_sqrt_normalize_cpu(py::module_& m) {
-  m.def("signed_sqrt_normalize_cpu_fwd", &forward, "Modes, scope and dtype as the enums of c2f/signed_sqrt_normalize.h.");
-  m.def("signed_sqrt_normalize_cpu_bwd", &backward, "Modes, scope and dtype as the enums of c2f/signed_sqrt_normalize.h.");
+  m.def("signed_sqrt_normalize_cpu_fwd", &forward,
+        "Modes, scope and dtype as the enums of c2f/signed_sqrt_normalize.h.");
+  m.def("signed_sqrt_normalize_cpu_bwd", &backward,
+        "Modes, scope and dtype as the enums of c2f/signed_sqrt_normalize.h.");
 }
 
 }  // namespace c2f

@@ -12,8 +12,8 @@ using Address = uintptr_t;
 
 // One function for both directions: addresses that a direction does not use are 0.
 template <Status (*kLaunch)(const SignedSqrtNormalizeArgs&, void*)>
-void run(int64_t B, int64_t Q, int64_t D, int32_t sqrt_mode, float sqrt_eps, int32_t norm_scope, int32_t l2_mode, float l2_eps,
-         Address p, int32_t dtype, Address out, Address d_out, Address d_p, Address stream) {
+void run(int64_t B, int64_t Q, int64_t D, int32_t sqrt_mode, float sqrt_eps, int32_t norm_scope, int32_t l2_mode,
+         float l2_eps, Address p, int32_t dtype, Address out, Address d_out, Address d_p, Address stream) {
   SignedSqrtNormalizeArgs args;
   args.B = B;
   args.Q = Q;

@@ -47,7 +47,8 @@ inline MultilinearPoolProblem make_problem(const ProblemTuple& from) {
       throw pybind11::value_error("multilinear_pool: interactions of length 1 to 4 expected");
     }
     for (const int32_t factor : interaction) {
-      if (factor < 0 || factor >= problem.M) throw pybind11::value_error("multilinear_pool: interactions index the factors");
+      if (factor < 0 || factor >= problem.M)
+        throw pybind11::value_error("multilinear_pool: interactions index the factors");
     }
     set.degree[set.count] = static_cast<int32_t>(interaction.size());
     std::copy(interaction.begin(), interaction.end(), set.factor[set.count++]);

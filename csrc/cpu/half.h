@@ -1,6 +1,6 @@
-// Scalar conversions between float32 and the 16-bit storage types, to nearest even. They give the bits that F16C and AVX-512
-// give, NaN payloads apart, and hold under any denormal mode. Internal linkage: the copies compiled for an instruction set stay
-// in their object.
+// Scalar conversions between float32 and the 16-bit storage types, to nearest even. They give the bits that F16C and
+// AVX-512 give, NaN payloads apart, and hold under any denormal mode. Internal linkage: the copies compiled for an
+// instruction set stay in their object.
 #pragma once
 
 #include <cstdint>

@@ -1,11 +1,12 @@
 // The inner loops of the CPU kernels, one table of functions per instruction set.
 //
-// kernels_body.h is compiled once per instruction set (kernels_portable.cpp, kernels_avx2.cpp, kernels_avx512.cpp); everything
-// around it is baseline code that calls through the table. This header has no inline function, so that no copy of one can be
-// compiled for AVX-512 and picked by the linker for everyone.
+// kernels_body.h is compiled once per instruction set (kernels_portable.cpp, kernels_avx2.cpp, kernels_avx512.cpp);
+// everything around it is baseline code that calls through the table. This header has no inline function, so that no
+// copy of one can be compiled for AVX-512 and picked by the linker for everyone.
 //
-// Words: a tile is `mr` x `nr` float32, stored as rows of nr. An A operand is a tile's rows over k, a B operand (a panel) is k
-// rows of nr columns. A operands are cut into blocks of nr steps of k, mr * nr floats when packed, in one of two layouts:
+// Words: a tile is `mr` x `nr` float32, stored as rows of nr. An A operand is a tile's rows over k, a B operand (a
+// panel) is k rows of nr columns. A operands are cut into blocks of nr steps of k, mr * nr floats when packed, in one
+// of two layouts:
 //   rows   [k / nr][mr][nr]   row stride nr, k stride 1     (the source is contiguous along k)
 //   cols   [k / nr][nr][mr]   row stride 1, k stride mr     (the source is contiguous along rows)
 // Tiles of the rows layout can also be read straight from a matrix stored as panels [columns / nr][rows][nr].
@@ -15,13 +16,13 @@
 
 namespace c2f {
 
-inline constexpr int kMaxTileRows = 16;  // bound of mr
-inline constexpr int kMaxTileCols = 64;  // bound of nr
-inline constexpr int kStorageTypes = 3;  // float32, bfloat16, float16: the values of DType
+inline constexpr int kMaxTileRows = 16;                         // bound of mr
+inline constexpr int kMaxTileCols = 64;                         // bound of nr
+inline constexpr int kStorageTypes = 3;                         // float32, bfloat16, float16: the values of DType
 inline constexpr int kActivationRelu = 1, kActivationTanh = 2;  // of Activation
 
-// c[rows][nr] = init[nr] + A B where init is set, c += A B where it is null. K may be 0. `a_block`: floats from one block of A
-// to the next. b and c are aligned to 64 bytes.
+// c[rows][nr] = init[nr] + A B where init is set, c += A B where it is null. K may be 0. `a_block`: floats from one
+// block of A to the next. b and c are best aligned to 64 bytes.
 using GemmFn = void (*)(int64_t K, const float* a, int64_t a_block, const float* b, const float* init, float* c);
 
 // Packs elements k0 .. k0 + K of `rows` rows, row[i][k * stride_k] with k from 0, into the rows layout.

@@ -11,9 +11,7 @@ using Half = uint16_t __attribute__((vector_size(2 * kLanes), aligned(2), may_al
 constexpr int kNr = 2 * kLanes;
 
 Vec load(const float* x) { return *reinterpret_cast<const Vec*>(x); }
-Vec load(const BFloat16* x) {
-  return (Vec)(__builtin_convertvector(*reinterpret_cast<const Half*>(x), Bits) << 16);
-}
+Vec load(const BFloat16* x) { return (Vec)(__builtin_convertvector(*reinterpret_cast<const Half*>(x), Bits) << 16); }
 Vec load(const Float16* x) { return load_f16(x); }
 
 void store(Vec x, float* out) { *reinterpret_cast<Vec*>(out) = x; }
@@ -25,7 +23,8 @@ void store(Vec x, BFloat16* out) {
 }
 void store(Vec x, Float16* out) { store_f16(x, out); }
 
-// ---- GEMM tile ----------------------------------------------------------------------------------------------------------
+// ---- GEMM tile
+// ----------------------------------------------------------------------------------------------------------
 
 // All of K is summed in kRows x 2 vector registers; per step of k two loads of B and kRows broadcasts of A.
 template <int kRows, int kRowStride, int kStepStride>
@@ -58,7 +57,8 @@ void gemm_tile(int64_t K, const float* a, int64_t a_block, const float* b, const
   }
 }
 
-// ---- packing and storing ------------------------------------------------------------------------------------------------
+// ---- packing and storing
+// ------------------------------------------------------------------------------------------------
 
 template <typename T>
 void copy(const T* src, int64_t n, float* out) {
@@ -90,8 +90,8 @@ void pack_cols(const void* source, int64_t stride_k, int64_t stride_row, int row
   const T* src = static_cast<const T*>(source);
   int64_t k = 0;
   if (stride_row == 1 && stride_k >= kMr + kLanes) {
-    // Whole vectors: what is read past the rows lies before the next step of the same array, what is written past them is
-    // overwritten by the next step. The last step has no next.
+    // Whole vectors: what is read past the rows lies before the next step of the same array, what is written past them
+    // is overwritten by the next step. The last step has no next.
     for (; k + 1 < K; ++k, src += stride_k, out += kMr) {
 #pragma GCC unroll 8
       for (int i = 0; i < kMr; i += kLanes) store(load(src + i), out + i);
@@ -137,7 +137,8 @@ void store_rows(const float* tile, int rows, int n, void* const* row, int64_t st
   }
 }
 
-// ---- products -----------------------------------------------------------------------------------------------------------
+// ---- products
+// -----------------------------------------------------------------------------------------------------------
 
 template <int kDegree>
 Vec product(const float* const* u, const int32_t* factor, int64_t offset, Vec x) {
@@ -179,20 +180,21 @@ Vec tanh_vector(Vec x) {
   const Vec square = x * x;
   const Vec small =
       x + x * square *
-              ((((-5.70498872745e-3f * square + 2.06390887954e-2f) * square - 5.37397155531e-2f) * square + 1.33314422036e-1f) *
+              ((((-5.70498872745e-3f * square + 2.06390887954e-2f) * square - 5.37397155531e-2f) * square +
+                1.33314422036e-1f) *
                    square -
                3.33332819422e-1f);
   const Vec y = magnitude < 10.0f ? magnitude + magnitude : Vec{} + 20.0f;
   const Vec shifted = y * 1.44269504f + 0x1.8p23f;  // rounds to an integer in the low bits
   const Vec n = shifted - 0x1.8p23f;
   const Vec r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
-  const Vec exp_r = 1.0f + r + r * r *
-                                   (((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r +
-                                      4.1665795894e-2f) *
-                                         r +
-                                     1.6666665459e-1f) *
-                                        r +
-                                    5.0000001201e-1f);
+  const Vec exp_r =
+      1.0f + r +
+      r * r *
+          (((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
+            1.6666665459e-1f) *
+               r +
+           5.0000001201e-1f);
   const Vec exp_y = exp_r * (Vec)(((Bits)shifted << 23) + 0x3f800000u);
   const Vec large = (Vec)((Bits)(1.0f - 2.0f / (exp_y + 1.0f)) | sign);
   return magnitude > 0.625f ? large : small;  // NaN takes `small`
@@ -222,7 +224,8 @@ void finish_grad(const float* u, int rows, const float* w, int activation, float
   for (int j = 0; j < 2; ++j) store(load(sum + j * kLanes) + total[j], sum + j * kLanes);
 }
 
-// ---- table --------------------------------------------------------------------------------------------------------------
+// ---- table
+// --------------------------------------------------------------------------------------------------------------
 
 template <int... kIndex>
 constexpr Kernels make_kernels(const char* isa, std::integer_sequence<int, kIndex...>) {

@@ -1,9 +1,12 @@
 // Backward of multilinear_pool on the CPU, in passes of chunk_b samples and, inside, chunk_d columns:
 //   1. pack the chunk's weights, as they are and transposed;
-//   2. G: each task projects (or loads) a block of rows by a unit of columns and forms its G_m in float32 panels [rows][nr];
-//   3. d_feature and d_weight, from the panels as they lie: as A operand (rows over columns) and as B operand (columns over rows).
-// Every output tile has one owner and one order of sums: k blocks, chunks, passes. d_feature is summed in float32 scratch and
-// written after the last chunk; d_weight is summed over passes in the output, or in scratch where that is 16 bits wide.
+//   2. G: each task projects (or loads) a block of rows by a unit of columns and forms its G_m in float32 panels
+//   [rows][nr];
+//   3. d_feature and d_weight, from the panels as they lie: as A operand (rows over columns) and as B operand (columns
+//   over rows).
+// Every output tile has one owner and one order of sums: k blocks, chunks, passes. d_feature is summed in float32
+// scratch and written after the last chunk; d_weight is summed over passes in the output, or in scratch where that is
+// 16 bits wide.
 #include <algorithm>
 
 #include "cpu/multilinear_pool_cpu.h"
@@ -27,7 +30,8 @@ class Backward {
         kernels_(cpu_kernels()),
         operands_{kernels_, problem_, args.features, args.weights, args.biases, args.mask},
         num_threads_(num_threads),
-        tiles_per_block_(block_tiles(kernels_.mr)) {
+        tiles_per_block_(block_tiles(kernels_.mr)),
+        task_rows_(ceil_div(tiles_per_block_, 2) * kernels_.mr) {
     Arena arena(scratch), count(nullptr);
     shared_.take(arena, problem_, plan, kernels_);
     workers_ = static_cast<char*>(scratch) + arena.used();
@@ -94,7 +98,8 @@ class Backward {
     return shared_.d_x[m] + (panel * shared_.row_capacity + row) * kernels_.nr;
   }
 
-  // ---- 1 ----------------------------------------------------------------------------------------------------------------
+  // ---- 1
+  // ----------------------------------------------------------------------------------------------------------------
 
   void pack_weights() {
     const int64_t nr = kernels_.nr;
@@ -103,7 +108,8 @@ class Backward {
       parallel_for(problem_.M * panels_, num_threads_, [&](int64_t task, int) {
         const int m = static_cast<int>(task / panels_);
         const int64_t panel = task % panels_;
-        pack_weight_panel(operands_, m, j0_ + panel * nr, columns(width_, panel), shared_.w[m] + panel * problem_.C[m] * nr);
+        pack_weight_panel(operands_, m, j0_ + panel * nr, columns(width_, panel),
+                          shared_.w[m] + panel * problem_.C[m] * nr);
       });
     }
     for (int m = 0; m < problem_.M; ++m) {
@@ -112,17 +118,19 @@ class Backward {
         const WeightView& w = args_.weights[m];
         const int64_t offset = panel * nr * w.stride_c + j0_ * w.stride_d;
         kernels_.pack_panel[operands_.dtype()](
-            static_cast<const char*>(w.data) + offset * static_cast<int64_t>(size_of(problem_.dtype)), w.stride_d, w.stride_c,
-            width_, columns(problem_.C[m], panel), shared_.w_transposed[m] + panel * plan_.chunk_d * nr);
+            static_cast<const char*>(w.data) + offset * static_cast<int64_t>(size_of(problem_.dtype)), w.stride_d,
+            w.stride_c, width_, columns(problem_.C[m], panel), shared_.w_transposed[m] + panel * plan_.chunk_d * nr);
       });
     }
   }
 
-  // ---- 2 ----------------------------------------------------------------------------------------------------------------
+  // ---- 2
+  // ----------------------------------------------------------------------------------------------------------------
 
   void form_gradients() {
     const int64_t units = ceil_div(width_, plan_.unit_d), blocks = ceil_div(shared_.rows.tiles, tiles_per_block_);
-    parallel_for(units * blocks, num_threads_, [&](int64_t task, int worker) { form_block(task / units, task % units, worker); });
+    parallel_for(units * blocks, num_threads_,
+                 [&](int64_t task, int worker) { form_block(task / units, task % units, worker); });
   }
 
   void form_block(int64_t block, int64_t unit, int worker) {
@@ -135,8 +143,8 @@ class Backward {
       if (saved()) {
         load_projections(m, t0, t1, first, panels, local.u[m]);
       } else {
-        project(operands_, m, rows, t0, t1, shared_.w[m] + first * problem_.C[m] * nr, shared_.bias[m] + first * nr, panels,
-                local.a, local.u[m]);
+        project(operands_, m, rows, t0, t1, shared_.w[m] + first * problem_.C[m] * nr, shared_.bias[m] + first * nr,
+                panels, local.a, local.u[m]);
       }
     }
     for (int m = 0; m < problem_.M; ++m) {
@@ -146,7 +154,8 @@ class Backward {
       for (int64_t panel = 0; panel < panels; ++panel) {
         for (int64_t t = t0; t < t1; ++t) {
           const float* u[kMaxFactors];
-          for (int f = 0; f < problem_.M; ++f) u[f] = local.u[f] + (panel * (t1 - t0) + t - t0) * operands_.tile_floats();
+          for (int f = 0; f < problem_.M; ++f)
+            u[f] = local.u[f] + (panel * (t1 - t0) + t - t0) * operands_.tile_floats();
           form_tile(m, t, first + panel, u, d_bias + panel * nr);
         }
       }
@@ -184,8 +193,11 @@ class Backward {
       for (int i = 0; i < term_count_[m]; ++i) {
         const Term& term = terms_[m][i];
         alignas(64) float d_p[kMaxTileCols] = {};
-        std::copy_n(args_.d_p + (rows.sample(row) * problem_.interactions.count + term.q) * problem_.D + j0_ + panel * nr, width, d_p);
-        kernels_.hadamard_grad[term.others](part, term.factor, static_cast<int>(next - row), d_p, out + (row - begin) * nr);
+        std::copy_n(
+            args_.d_p + (rows.sample(row) * problem_.interactions.count + term.q) * problem_.D + j0_ + panel * nr,
+            width, d_p);
+        kernels_.hadamard_grad[term.others](part, term.factor, static_cast<int>(next - row), d_p,
+                                            out + (row - begin) * nr);
       }
     }
     kernels_.finish_grad(u[m], static_cast<int>(end - begin), operands_.row_weights(rows, begin),
@@ -204,35 +216,34 @@ class Backward {
     }
   }
 
-  // ---- 3 ----------------------------------------------------------------------------------------------------------------
+  // ---- 3
+  // ----------------------------------------------------------------------------------------------------------------
 
   // d_feature and d_weight of the chunk, as one list of tasks: they do not depend on each other.
   void multiply() {
-    const int64_t rows_per_task = tiles_per_block_ * kernels_.mr;
-    const int64_t row_blocks = ceil_div(shared_.rows.count, rows_per_task), units = ceil_div(width_, plan_.unit_d);
-    int64_t begin[2 * kMaxFactors + 1] = {};
+    const int64_t units = ceil_div(width_, plan_.unit_d), row_blocks = ceil_div(shared_.rows.count, task_rows_);
+    int64_t begin[2 * kMaxFactors + 1] = {};  // tasks of d_weight, the longer ones, then those of d_feature
     for (int m = 0; m < problem_.M; ++m) {
-      begin[m + 1] = begin[m] + (args_.d_features[m].data != nullptr ? row_blocks : 0);
+      begin[m + 1] = begin[m] + (args_.d_weights[m] != nullptr ? ceil_div(problem_.C[m], task_rows_) * units : 0);
     }
     for (int m = 0; m < problem_.M; ++m) {
-      const int64_t tasks = args_.d_weights[m] != nullptr ? ceil_div(problem_.C[m], rows_per_task) * units : 0;
-      begin[problem_.M + m + 1] = begin[problem_.M + m] + tasks;
+      begin[problem_.M + m + 1] = begin[problem_.M + m] + (args_.d_features[m].data != nullptr ? row_blocks : 0);
     }
     parallel_for(begin[2 * problem_.M], num_threads_, [&](int64_t task, int worker) {
       int list = 0;
       while (task >= begin[list + 1]) ++list;
       task -= begin[list];
       if (list < problem_.M) {
-        feature_gradient(list, task * rows_per_task);
+        weight_gradient(list, task / units * task_rows_, task % units, worker);
       } else {
-        weight_gradient(list - problem_.M, task / units * rows_per_task, task % units, worker);
+        feature_gradient(list - problem_.M, task * task_rows_);
       }
     });
   }
 
   // d_x += G_m W_m' for a block of rows from `begin` on and all channels.
   void feature_gradient(int m, int64_t begin) {
-    const int64_t nr = kernels_.nr, mr = kernels_.mr, end = std::min(shared_.rows.count, begin + tiles_per_block_ * mr);
+    const int64_t nr = kernels_.nr, mr = kernels_.mr, end = std::min(shared_.rows.count, begin + task_rows_);
     for (int64_t panel = 0; j0_ == 0 && panel < feature_panels(m); ++panel) {
       std::fill_n(d_x(m, panel, begin), (end - begin) * nr, 0.0f);
     }
@@ -241,7 +252,8 @@ class Backward {
         const float* w = shared_.w_transposed[m] + (panel * plan_.chunk_d + k0) * nr;
         for (int64_t row = begin; row < end; row += mr) {
           const GemmFn gemm = kernels_.gemm_rows[std::min(mr, end - row) - 1];
-          gemm(std::min(kBlockK, width_ - k0), g(m, k0 / nr, row), shared_.row_capacity * nr, w, nullptr, d_x(m, panel, row));
+          gemm(std::min(kBlockK, width_ - k0), g(m, k0 / nr, row), shared_.row_capacity * nr, w, nullptr,
+               d_x(m, panel, row));
         }
       }
     }
@@ -252,7 +264,8 @@ class Backward {
         const FeatureGradView& out = args_.d_features[m];
         void* to[kMaxTileRows];
         for (int i = 0; i < n; ++i) {
-          to[i] = element(out.data, problem_, out.stride_b, out.stride_l, out.stride_c, shared_.rows.position[row + i], panel * nr);
+          to[i] = element(out.data, problem_, out.stride_b, out.stride_l, out.stride_c, shared_.rows.position[row + i],
+                          panel * nr);
         }
         kernels_.store_rows[operands_.dtype()](d_x(m, panel, row), n, columns(problem_.C[m], panel), to, out.stride_c);
       }
@@ -263,7 +276,7 @@ class Backward {
   void weight_gradient(int m, int64_t c0, int64_t unit, int worker) {
     const BwdWorker local = scratch(worker);
     const int64_t nr = kernels_.nr, mr = kernels_.mr, tile = operands_.tile_floats(), rows = shared_.rows.count;
-    const int64_t c1 = std::min(problem_.C[m], c0 + tiles_per_block_ * mr), tiles = ceil_div(c1 - c0, mr);
+    const int64_t c1 = std::min(problem_.C[m], c0 + task_rows_), tiles = ceil_div(c1 - c0, mr);
     const int64_t first = unit * (plan_.unit_d / nr), panels = std::min(plan_.unit_d / nr, panels_ - first);
     std::fill_n(local.d_w, panels * tiles * tile, 0.0f);
     for (int64_t k0 = 0; k0 < rows; k0 += kBlockK) {
@@ -277,7 +290,8 @@ class Backward {
         for (int64_t t = 0; t < tiles; ++t) {
           const int64_t n = std::min(mr, c1 - c0 - t * mr);
           const GemmFn gemm = cols ? kernels_.gemm_cols[n - 1] : kernels_.gemm_rows[n - 1];
-          gemm(K, local.a + t * mr * kBlockK, tile, g(m, first + panel, k0), nullptr, local.d_w + (panel * tiles + t) * tile);
+          gemm(K, local.a + t * mr * kBlockK, tile, g(m, first + panel, k0), nullptr,
+               local.d_w + (panel * tiles + t) * tile);
         }
       }
     }
@@ -331,6 +345,7 @@ class Backward {
   const Operands operands_;
   const int num_threads_;
   const int64_t tiles_per_block_;
+  const int64_t task_rows_;  // of one task of a product; at most a block
   Term terms_[kMaxFactors][kMaxInteractions * kMaxDegree];
   int term_count_[kMaxFactors] = {};
   BwdShared shared_;

@@ -7,7 +7,8 @@
 
 namespace c2f {
 
-// ---- rows ---------------------------------------------------------------------------------------------------------------
+// ---- rows
+// ---------------------------------------------------------------------------------------------------------------
 
 void Rows::take(Arena& arena, const MultilinearPoolProblem& problem, int64_t samples, int mr) {
   position = arena.take<int64_t>(samples * problem.L);
@@ -47,7 +48,8 @@ int64_t Rows::run_end(int64_t row, int64_t end) const {
   return row;
 }
 
-// ---- operands -----------------------------------------------------------------------------------------------------------
+// ---- operands
+// -----------------------------------------------------------------------------------------------------------
 
 const void* Operands::feature(int m, int64_t position, int64_t c) const {
   const FeatureView& x = features[m];
@@ -61,7 +63,8 @@ const float* Operands::row_weights(const Rows& rows, int64_t row) const {
 void pack_weight_panel(const Operands& args, int m, int64_t j0, int n, float* out) {
   const WeightView& w = args.weights[m];
   if (args.problem.C[m] == 0) return;
-  const char* data = static_cast<const char*>(w.data) + j0 * w.stride_d * static_cast<int64_t>(size_of(args.problem.dtype));
+  const char* data =
+      static_cast<const char*>(w.data) + j0 * w.stride_d * static_cast<int64_t>(size_of(args.problem.dtype));
   args.kernels.pack_panel[args.dtype()](data, w.stride_c, w.stride_d, args.problem.C[m], n, out);
 }
 
@@ -118,13 +121,15 @@ void zero_excluded(const MultilinearPoolProblem& problem, const void* mask, cons
   parallel_for(problem.B, num_threads, [&](int64_t b, int) {
     for (int64_t i = b * problem.L; i < (b + 1) * problem.L; ++i) {
       for (int64_t c = 0; !keep[i] && c < C; ++c) {
-        std::memset(element(out.data, problem, out.stride_b, out.stride_l, out.stride_c, i, c), 0, size_of(problem.dtype));
+        std::memset(element(out.data, problem, out.stride_b, out.stride_l, out.stride_c, i, c), 0,
+                    size_of(problem.dtype));
       }
     }
   });
 }
 
-// ---- scratch ------------------------------------------------------------------------------------------------------------
+// ---- scratch
+// ------------------------------------------------------------------------------------------------------------
 
 namespace {
 

@@ -1,8 +1,9 @@
-// What the forward and the backward of multilinear_pool share on the CPU: blocking, scratch, rows, projection of a block.
+// What the forward and the backward of multilinear_pool share on the CPU: blocking, scratch, rows, projection of a
+// block.
 //
-// Words: a row is a position that exists (all of them, or those that a boolean mask keeps); the rows of all samples follow each
-// other. A sample is cut into tiles of up to mr rows of nearly equal size; one that fits whole into the tile before it joins it.
-// A block is block_tiles(mr) tiles, a panel nr columns.
+// Words: a row is a position that exists (all of them, or those that a boolean mask keeps); the rows of all samples
+// follow each other. A sample is cut into tiles of up to mr rows of nearly equal size; one that fits whole into the
+// tile before it joins it. A block is block_tiles(mr) tiles, a panel nr columns.
 #pragma once
 
 #include "c2f/multilinear_pool.h"
@@ -10,8 +11,10 @@
 
 namespace c2f {
 
-inline constexpr int64_t kBlockRows = 112;  // rows of operands that are packed together
-inline constexpr int64_t kBlockK = 256;     // steps of k summed in registers before the tile in memory is updated
+// A block's projections of one unit of columns (1.4 MB for three factors) stay in L2; longer blocks stream the weights
+// less often, wider units the features.
+inline constexpr int64_t kBlockRows = 224;
+inline constexpr int64_t kBlockK = 256;  // steps of k summed in registers before the tile in memory is updated
 
 inline constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline constexpr int64_t block_tiles(int mr) { return kBlockRows / mr; }
@@ -78,8 +81,8 @@ void pack_weight_panel(const Operands& args, int m, int64_t j0, int n, float* ou
 // out[n] = the bias of columns j0 .. j0 + width, 0 beyond them and where there is none.
 void pack_bias(const Operands& args, int m, int64_t j0, int64_t width, int64_t n, float* out);
 
-// u[panel][t1 - t0][mr][nr] = act(X_m W_m + b_m) on tiles t0 .. t1, at most a block of them. w: packed panels, `bias`: their biases,
-// a: scratch of block_tiles * mr * kBlockK floats.
+// u[panel][t1 - t0][mr][nr] = act(X_m W_m + b_m) on tiles t0 .. t1, at most a block of them. w: packed panels, `bias`:
+// their biases, a: scratch of block_tiles * mr * kBlockK floats.
 void project(const Operands& args, int m, const Rows& rows, int64_t t0, int64_t t1, const float* w, const float* bias,
              int64_t panels, float* a, float* u);
 
@@ -87,7 +90,8 @@ void project(const Operands& args, int m, const Rows& rows, int64_t t0, int64_t 
 void zero_excluded(const MultilinearPoolProblem& problem, const void* mask, const FeatureGradView& out, int64_t C,
                    int num_threads);
 
-// ---- scratch ------------------------------------------------------------------------------------------------------------
+// ---- scratch
+// ------------------------------------------------------------------------------------------------------------
 
 struct FwdShared {
   Rows rows;
@@ -100,27 +104,30 @@ struct FwdWorker {
   float* bias[kMaxFactors];  // [unit_d]
   float* u[kMaxFactors];     // [unit panels][tiles][mr][nr]
   float* a;
-  void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan, const Kernels& kernels);
+  void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
+            const Kernels& kernels);
 };
 
 struct BwdShared {
   Rows rows;
-  int64_t row_capacity;           // rows of one panel of g and d_x
-  float* w[kMaxFactors];          // [chunk panels][C_m][nr]
+  int64_t row_capacity;              // rows of one panel of g and d_x
+  float* w[kMaxFactors];             // [chunk panels][C_m][nr]
   float* w_transposed[kMaxFactors];  // [panels of C_m][chunk_d][nr]
-  float* bias[kMaxFactors];       // [chunk_d]
-  float* g[kMaxFactors];          // [chunk panels][row_capacity][nr]
-  float* d_x[kMaxFactors];        // [panels of C_m][row_capacity][nr]
-  float* d_bias[kMaxFactors];     // [blocks of rows][chunk_d]
-  float* d_w[kMaxFactors];        // [C_m][D]: sums over passes where the storage type is narrower than float32, else null
-  void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan, const Kernels& kernels);
+  float* bias[kMaxFactors];          // [chunk_d]
+  float* g[kMaxFactors];             // [chunk panels][row_capacity][nr]
+  float* d_x[kMaxFactors];           // [panels of C_m][row_capacity][nr]
+  float* d_bias[kMaxFactors];        // [blocks of rows][chunk_d]
+  float* d_w[kMaxFactors];  // [C_m][D]: sums over passes where the storage type is narrower than float32, else null
+  void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
+            const Kernels& kernels);
 };
 
 struct BwdWorker {
   float* u[kMaxFactors];  // [unit panels][tiles][mr][nr]
   float* a;
-  float* d_w;             // [unit panels][tiles][mr][nr]
-  void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan, const Kernels& kernels);
+  float* d_w;  // [unit panels][tiles][mr][nr]
+  void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
+            const Kernels& kernels);
 };
 
 }  // namespace c2f

@@ -1,6 +1,7 @@
-// Forward of multilinear_pool on the CPU. A task owns (unit of columns, range of samples): it packs the unit's weights of all
-// factors into its own L2, walks over blocks of rows, projects each with every factor into scratch, multiplies and sums. p is
-// written by its owner alone, tile by tile in the order of positions, so its bits do not depend on how tasks are handed out.
+// Forward of multilinear_pool on the CPU. A task owns (unit of columns, range of samples): it packs the unit's weights
+// of all factors into its own L2, walks over blocks of rows, projects each with every factor into scratch, multiplies
+// and sums. p is written by its owner alone, tile by tile in the order of positions, so its bits do not depend on how
+// tasks are handed out.
 #include <algorithm>
 
 #include "cpu/multilinear_pool_cpu.h"
@@ -95,7 +96,8 @@ class Forward {
       if (args_.projections[m] == nullptr) continue;
       void* out[kMaxTileRows];
       for (int64_t row = begin; row < end; ++row) {
-        out[row - begin] = element(args_.projections[m], problem_, problem_.L * problem_.D, problem_.D, 1, rows.position[row], j);
+        out[row - begin] =
+            element(args_.projections[m], problem_, problem_.L * problem_.D, problem_.D, 1, rows.position[row], j);
       }
       kernels_.store_rows[operands_.dtype()](u[m], static_cast<int>(end - begin), n, out, 1);
     }

@@ -1,4 +1,5 @@
-// signed_sqrt_normalize on the CPU. Rows (one norm each) are independent tasks; a row is read two or three times from L2.
+// signed_sqrt_normalize on the CPU. Rows (one norm each) are independent tasks; a row is read two or three times from
+// L2.
 #include "c2f/signed_sqrt_normalize.h"
 
 #include <algorithm>

@@ -54,7 +54,8 @@ class ThreadPool {
   }
 
  private:
-  // Makes up to `wanted` workers and returns how many of them there are. They are detached and live as long as the process.
+  // Makes up to `wanted` workers and returns how many of them there are. They are detached and live as long as the
+  // process.
   int grow(int wanted) {
     while (workers_ < wanted) {
       try {
@@ -100,8 +101,8 @@ class ThreadPool {
   std::atomic<uint64_t> generation_{0};
 };
 
-// Never destroyed: detached workers may outlive main. A forked child has no workers and may find the locks held, so it starts
-// from a new pool and leaves the old one be.
+// Never destroyed: detached workers may outlive main. A forked child has no workers and may find the locks held, so it
+// starts from a new pool and leaves the old one be.
 std::atomic<ThreadPool*> g_pool{nullptr};
 [[maybe_unused]] const int g_fork_handler = pthread_atfork(nullptr, nullptr, [] { g_pool = nullptr; });
 

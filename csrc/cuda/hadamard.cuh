@@ -37,7 +37,8 @@ struct HadamardTile {
 
 // The biases of this thread's columns; zero where there are none.
 template <int kM, int kVec>
-__device__ __forceinline__ void load_biases(const HadamardArgs& args, int factors, int64_t column, float (&bias)[kM][kVec]) {
+__device__ __forceinline__ void load_biases(const HadamardArgs& args, int factors, int64_t column,
+                                            float (&bias)[kM][kVec]) {
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
     const bool has = args.raw && m < factors && args.biases[m] != nullptr;

@@ -1,12 +1,14 @@
-// G_m[b,i,j] = act'(U_m) * w[b,i] * sum over (q,k) with T_q[k] = m of d_p[b,q,first+j] * prod_{k' != k} U_{T_q[k']}[b,i,j] for all factors
-// of one chunk, and d_bias_m[b,j] = sum_i G_m[b,i,j] before rounding. Memory bound: reads every projection once, writes every G once.
+// G_m[b,i,j] = act'(U_m) * w[b,i] * sum over (q,k) with T_q[k] = m of d_p[b,q,first+j] * prod_{k' != k}
+// U_{T_q[k']}[b,i,j] for all factors of one chunk, and d_bias_m[b,j] = sum_i G_m[b,i,j] before rounding. Memory bound:
+// reads every projection once, writes every G once.
 #include "cuda/hadamard.cuh"
 
 namespace c2f {
 namespace {
 
 // grid: (sample, column tile) flattened; block: 256 threads; shared: kHadamardWarps * M * tile floats.
-// A thread owns kVec columns at every (256 / kLanes)-th position: their d_p stays in registers, as do the sums for d_bias.
+// A thread owns kVec columns at every (256 / kLanes)-th position: their d_p stays in registers, as do the sums for
+// d_bias.
 template <class T, int kVec, int kLanes, class Set>
 __global__ void __launch_bounds__(kHadamardThreads) hadamard_grad_kernel(const HadamardArgs args, const Set set) {
   using Tile = HadamardTile<kVec, kLanes>;
@@ -80,14 +82,16 @@ __global__ void __launch_bounds__(kHadamardThreads) hadamard_grad_kernel(const H
   for (int index = threadIdx.x; index < set.factors() * Tile::kColumns; index += kHadamardThreads) {
     const int m = index / Tile::kColumns;
     const int64_t column = tile.first + index % Tile::kColumns;
-    if (args.d_biases[m] != nullptr && column < args.width) args.d_biases[m][tile.b * args.width + column] = shared[index];
+    if (args.d_biases[m] != nullptr && column < args.width)
+      args.d_biases[m][tile.b * args.width + column] = shared[index];
   }
 }
 
 template <class T, int kVec, int kLanes, class Set>
 Status launch_tile(const HadamardArgs& args, const Set& set, void* stream) {
   const int64_t blocks = HadamardTile<kVec, kLanes>::blocks(args.problem.B, args.width);
-  return launch("hadamard_grad", hadamard_grad_kernel<T, kVec, kLanes, Set>, blocks, kHadamardThreads, 0, stream, args, set);
+  return launch("hadamard_grad", hadamard_grad_kernel<T, kVec, kLanes, Set>, blocks, kHadamardThreads, 0, stream, args,
+                set);
 }
 
 template <class T>
@@ -107,9 +111,12 @@ Status launch_hadamard_grad(const HadamardArgs& args, void* stream) {
   const Status status = check_hadamard(args, "hadamard_grad");
   if (!status.ok() || args.problem.B == 0 || args.width == 0) return status;
   switch (args.dtype) {
-    case DType::kFloat32: return launch_typed<float>(args, stream);
-    case DType::kBFloat16: return launch_typed<__nv_bfloat16>(args, stream);
-    case DType::kFloat16: return launch_typed<__half>(args, stream);
+    case DType::kFloat32:
+      return launch_typed<float>(args, stream);
+    case DType::kBFloat16:
+      return launch_typed<__nv_bfloat16>(args, stream);
+    case DType::kFloat16:
+      return launch_typed<__half>(args, stream);
   }
   return Status::error("hadamard_grad: unknown dtype");
 }

@@ -1,11 +1,13 @@
-// p[b,q,first+j] = sum_i w[b,i] * prod_k U_{T_q[k]}[b,i,j] for one chunk of projections. Memory bound: every projection is read once.
+// p[b,q,first+j] = sum_i w[b,i] * prod_k U_{T_q[k]}[b,i,j] for one chunk of projections. Memory bound: every projection
+// is read once.
 #include "cuda/hadamard.cuh"
 
 namespace c2f {
 namespace {
 
 // grid: (sample, column tile) flattened; block: 256 threads; shared: kHadamardWarps * Q * tile floats.
-// A thread owns kVec columns at every (256 / kLanes)-th position and sums them in order; then a fixed tree over the block.
+// A thread owns kVec columns at every (256 / kLanes)-th position and sums them in order; then a fixed tree over the
+// block.
 template <class T, int kVec, int kLanes, class Set>
 __global__ void __launch_bounds__(kHadamardThreads) hadamard_reduce_kernel(const HadamardArgs args, const Set set) {
   using Tile = HadamardTile<kVec, kLanes>;
@@ -52,7 +54,8 @@ __global__ void __launch_bounds__(kHadamardThreads) hadamard_reduce_kernel(const
 template <class T, int kVec, int kLanes, class Set>
 Status launch_tile(const HadamardArgs& args, const Set& set, void* stream) {
   const int64_t blocks = HadamardTile<kVec, kLanes>::blocks(args.problem.B, args.width);
-  return launch("hadamard_reduce", hadamard_reduce_kernel<T, kVec, kLanes, Set>, blocks, kHadamardThreads, 0, stream, args, set);
+  return launch("hadamard_reduce", hadamard_reduce_kernel<T, kVec, kLanes, Set>, blocks, kHadamardThreads, 0, stream,
+                args, set);
 }
 
 template <class T>
@@ -71,9 +74,12 @@ Status launch_hadamard_reduce(const HadamardArgs& args, void* stream) {
   const Status status = check_hadamard(args, "hadamard_reduce");
   if (!status.ok() || args.problem.B == 0 || args.width == 0) return status;
   switch (args.dtype) {
-    case DType::kFloat32: return launch_typed<float>(args, stream);
-    case DType::kBFloat16: return launch_typed<__nv_bfloat16>(args, stream);
-    case DType::kFloat16: return launch_typed<__half>(args, stream);
+    case DType::kFloat32:
+      return launch_typed<float>(args, stream);
+    case DType::kBFloat16:
+      return launch_typed<__nv_bfloat16>(args, stream);
+    case DType::kFloat16:
+      return launch_typed<__half>(args, stream);
   }
   return Status::error("hadamard_reduce: unknown dtype");
 }

@@ -1,5 +1,5 @@
-// Interactions as the Hadamard kernels see them: a set is a type, so that for the named sets every index is a constant after
-// unrolling and projections stay in registers. DynamicSet reads them from the kernel's arguments.
+// Interactions as the Hadamard kernels see them: a set is a type, so that for the named sets every index is a constant
+// after unrolling and projections stay in registers. DynamicSet reads them from the kernel's arguments.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -88,7 +88,8 @@ bool matches(const MultilinearPoolProblem& problem) {
   return true;
 }
 
-// Runs `body(set)` with the type that fits at most four interactions best: a named set, else one that is read at run time.
+// Runs `body(set)` with the type that fits at most four interactions best: a named set, else one that is read at run
+// time.
 template <class Body>
 auto with_set(const MultilinearPoolProblem& problem, Body body) {
   if (matches<MlpSet>(problem)) return body(MlpSet{});

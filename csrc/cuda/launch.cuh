@@ -14,15 +14,17 @@ inline Status cuda_status(cudaError_t error, const char* what) {
   return error == cudaSuccess ? Status() : Status::error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-// Launches `kernel` on `blocks` blocks of `threads` threads. Reports a launch that failed, not an earlier error of the stream.
+// Launches `kernel` on `blocks` blocks of `threads` threads. Reports a launch that failed, not an earlier error of the
+// stream.
 template <class... Params, class... Args>
-Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes, void* stream,
-              const Args&... args) {
+Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes,
+              void* stream, const Args&... args) {
   if (blocks > INT32_MAX) return Status::error(std::string(name) + ": the problem needs more than 2^31 - 1 blocks");
   if (shared_bytes > 48 * 1024) {
-    const Status status = cuda_status(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                           cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                           static_cast<int>(shared_bytes)), name);
+    const Status status =
+        cuda_status(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+                    name);
     if (!status.ok()) return status;
   }
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(args...);

@@ -13,7 +13,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// Starts a copy of kBytes (8 or 16, both sides aligned to it) to shared memory: `bytes` <= kBytes are read, the rest is zero.
+// Starts a copy of kBytes (8 or 16, both sides aligned to it) to shared memory: `bytes` <= kBytes are read, the rest is
+// zero.
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global, int bytes) {
   static_assert(kBytes == 8 || kBytes == 16);
@@ -35,8 +36,8 @@ __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Four 8 x 8 tiles of 16-bit values. Lane l gives the address of row l % 8 of tile l / 8 (16 bytes, aligned) and receives of tile k in
-// out[k] the elements (l / 4, l % 4 * 2 + {0, 1}); kTranspose: (l % 4 * 2 + {0, 1}, l / 4).
+// Four 8 x 8 tiles of 16-bit values. Lane l gives the address of row l % 8 of tile l / 8 (16 bytes, aligned) and
+// receives of tile k in out[k] the elements (l / 4, l % 4 * 2 + {0, 1}); kTranspose: (l % 4 * 2 + {0, 1}, l / 4).
 template <bool kTranspose>
 __device__ __forceinline__ void load_matrix_x4(uint32_t (&out)[4], const void* row) {
   if constexpr (kTranspose) {
@@ -75,17 +76,18 @@ template <class T>
 __device__ __forceinline__ void mma_16816(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
 template <>
-__device__ __forceinline__ void mma_16816<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+__device__ __forceinline__ void mma_16816<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4],
+                                                         const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 template <>
 __device__ __forceinline__ void mma_16816<__half>(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }

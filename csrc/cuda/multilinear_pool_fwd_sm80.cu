@@ -1,5 +1,5 @@
-// Fully fused forward of multilinear_pool on the tensor cores of sm_80 and later: projections, bias, activation, products and the sum
-// over positions in one kernel; no projection reaches memory.
+// Fully fused forward of multilinear_pool on the tensor cores of sm_80 and later: projections, bias, activation,
+// products and the sum over positions in one kernel; no projection reaches memory.
 #include <algorithm>
 
 #include "c2f/multilinear_pool.h"
@@ -22,17 +22,17 @@ using fused_sm80::kThreads;
 constexpr int kWarpsD = 4, kWarpsL = 2;
 constexpr int kWarpD = kBlockD / kWarpsD;  // columns of a warp
 constexpr int kTilesD = kWarpD / 16;
-constexpr int kProducts = 4;     // (0,1) (0,2) (1,2) (0,1,2), whichever of them are asked for; with two factors only the first
+constexpr int kProducts = 4;     // (0,1) (0,2) (1,2) (0,1,2), asked for or not; with two factors only the first
 constexpr int kSampleGroup = 8;  // samples that run together and share weights in L2
 
 struct FusedParams {
   MultilinearPoolFwdArgs args;
-  int32_t product[kMaxInteractions];       // which of the kProducts sums output q is
-  int32_t feature_bytes, weight_bytes;     // widest aligned copy: 16, 8 or 2
+  int32_t product[kMaxInteractions];    // which of the kProducts sums output q is
+  int32_t feature_bytes, weight_bytes;  // widest aligned copy: 16, 8 or 2
 };
 
-// Copies a [kRows][kColumns] tile to shared memory, where rows are kColumns + kPad apart. What lies at or beyond `rows` or `columns`
-// becomes zero and is not read.
+// Copies a [kRows][kColumns] tile to shared memory, where rows are kColumns + kPad apart. What lies at or beyond `rows`
+// or `columns` becomes zero and is not read.
 template <int kRows, int kColumns, int kBytes, class T>
 __device__ __forceinline__ void copy_tile(T* shared, const T* global, int64_t stride, int rows, int columns) {
   constexpr int kVec = kBytes / sizeof(T), kPerRow = kColumns / kVec;
@@ -50,7 +50,8 @@ __device__ __forceinline__ void copy_tile(T* shared, const T* global, int64_t st
 }
 
 template <int kRows, int kColumns, class T>
-__device__ __forceinline__ void copy_tile(int bytes, T* shared, const T* global, int64_t stride, int rows, int columns) {
+__device__ __forceinline__ void copy_tile(int bytes, T* shared, const T* global, int64_t stride, int rows,
+                                          int columns) {
   if (bytes == 16) {
     copy_tile<kRows, kColumns, 16>(shared, global, stride, rows, columns);
   } else if (bytes == 8) {
@@ -77,8 +78,9 @@ struct Loader {
       T* features = weights + kBlockC * (kBlockD + kPad);
       const WeightView& w = params.args.weights[m];
       const FeatureView& x = params.args.features[m];
-      copy_tile<kBlockC, kBlockD>(params.weight_bytes, weights, static_cast<const T*>(w.data) + channel * w.stride_c + d,
-                                  w.stride_c, channels, static_cast<int>(problem.D) - d);
+      copy_tile<kBlockC, kBlockD>(params.weight_bytes, weights,
+                                  static_cast<const T*>(w.data) + channel * w.stride_c + d, w.stride_c, channels,
+                                  static_cast<int>(problem.D) - d);
       const T* first = static_cast<const T*>(x.data) + b * x.stride_b + position * x.stride_l + channel * x.stride_c;
       if constexpr (kLayout == Layout::kPositions) {
         copy_tile<kBlockC, kBlockL>(params.feature_bytes, features, first, x.stride_c, channels, positions);
@@ -112,13 +114,15 @@ __device__ __forceinline__ void park(const float (&u)[kTilesD][kTilesL][4], uint
   }
 }
 
-// grid: (sample, 128 columns) flattened, groups of kSampleGroup samples one after the other, samples fastest inside a group;
-// block: 256 threads, 4 warps along columns by 2 along positions; shared: kStages x (weights, features) and the running sums.
-// Columns are the M side of the tensor core, positions the N side. A warp owns 32 columns by kBlockL / 2 positions of U, one factor
-// after the other; finished factors wait in registers, rounded to the storage type. A thread sums the products of its 4 columns over
-// the positions it sees in a tile, a quad of lanes adds up, tile after tile; the two warps of a column finish the sum.
+// grid: (sample, 128 columns) flattened, groups of kSampleGroup samples one after the other, samples fastest inside a
+// group; block: 256 threads, 4 warps along columns by 2 along positions; shared: kStages x (weights, features) and the
+// running sums. Columns are the M side of the tensor core, positions the N side. A warp owns 32 columns by kBlockL / 2
+// positions of U, one factor after the other; finished factors wait in registers, rounded to the storage type. A thread
+// sums the products of its 4 columns over the positions it sees in a tile, a quad of lanes adds up, tile after tile;
+// the two warps of a column finish the sum.
 template <class T, int kBlockL, Layout kLayout>
-__global__ void __launch_bounds__(kThreads, 1) multilinear_pool_fwd_sm80_kernel(const __grid_constant__ FusedParams params) {
+__global__ void __launch_bounds__(kThreads, 1)
+    multilinear_pool_fwd_sm80_kernel(const __grid_constant__ FusedParams params) {
   constexpr int kWarpL = kBlockL / kWarpsL, kTilesL = kWarpL / 8;
   constexpr bool kTranspose = kLayout == Layout::kPositions;
   constexpr int kFeaturePitch = (kLayout == Layout::kPositions ? kBlockL : kBlockC) + kPad;
@@ -136,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, 1) multilinear_pool_fwd_sm80_kernel(
 
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int warp_d = warp % kWarpsD * kWarpD, warp_l = warp / kWarpsD * kWarpL;  // this warp's corner of the tile
-  // Rows of the 8 x 8 matrices whose address this lane gives: for weights and, transposed, features (channels down) and otherwise
+  // Where in a 16 x 16 block of shared memory the row lies whose address this lane gives to load_matrix.
   const int row_low = lane % 8, half_low = lane / 8 % 2 * 8, half_high = lane / 16 * 8;
 
   Loader<T, kBlockL, kLayout> loader{params, shared, b, d0};
@@ -162,14 +166,16 @@ __global__ void __launch_bounds__(kThreads, 1) multilinear_pool_fwd_sm80_kernel(
           uint32_t a[kTilesD][4];
 #pragma unroll
           for (int td = 0; td < kTilesD; ++td) {
-            load_matrix_x4<true>(a[td], weights + (k + half_high + row_low) * (kBlockD + kPad) + warp_d + td * 16 + half_low);
+            load_matrix_x4<true>(a[td],
+                                 weights + (k + half_high + row_low) * (kBlockD + kPad) + warp_d + td * 16 + half_low);
           }
 #pragma unroll
           for (int tl = 0; tl + 1 < kTilesL; tl += 2) {
             uint32_t both[4];
             const int l = warp_l + tl * 8;
-            load_matrix_x4<kTranspose>(both, kTranspose ? features + (k + half_low + row_low) * kFeaturePitch + l + half_high
-                                                        : features + (l + half_high + row_low) * kFeaturePitch + k + half_low);
+            load_matrix_x4<kTranspose>(both, kTranspose
+                                                 ? features + (k + half_low + row_low) * kFeaturePitch + l + half_high
+                                                 : features + (l + half_high + row_low) * kFeaturePitch + k + half_low);
             const uint32_t even[2] = {both[0], both[1]}, odd[2] = {both[2], both[3]};
 #pragma unroll
             for (int td = 0; td < kTilesD; ++td) {
@@ -248,7 +254,8 @@ __global__ void __launch_bounds__(kThreads, 1) multilinear_pool_fwd_sm80_kernel(
 #pragma unroll
           for (int row = 0; row < 2; ++row) {
             const float sum = quad_sum(sums[product][td][row]);
-            float* cell = partial + (warp / kWarpsD * kProducts + product) * kBlockD + warp_d + td * 16 + row * 8 + lane / 4;
+            float* cell =
+                partial + (warp / kWarpsD * kProducts + product) * kBlockD + warp_d + td * 16 + row * 8 + lane / 4;
             if (lane % 4 == 0) *cell = position == 0 ? sum : *cell + sum;
           }
         }
@@ -261,7 +268,8 @@ __global__ void __launch_bounds__(kThreads, 1) multilinear_pool_fwd_sm80_kernel(
   for (int index = threadIdx.x; index < Q * kBlockD; index += kThreads) {
     const int q = index / kBlockD, d = index % kBlockD;
     const float* column = partial + params.product[q] * kBlockD + d;
-    if (d0 + d < problem.D) args.p[(static_cast<int64_t>(b) * Q + q) * problem.D + d0 + d] = column[0] + column[kProducts * kBlockD];
+    if (d0 + d < problem.D)
+      args.p[(static_cast<int64_t>(b) * Q + q) * problem.D + d0 + d] = column[0] + column[kProducts * kBlockD];
   }
 }
 
@@ -282,15 +290,19 @@ int widest(uint64_t bytes) { return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : 
 template <class T, int kBlockL, Layout kLayout>
 Status launch_tile(const FusedParams& params, void* stream) {
   return launch("multilinear_pool_fwd_sm80", multilinear_pool_fwd_sm80_kernel<T, kBlockL, kLayout>,
-                fused_sm80::blocks(params.args.problem), kThreads, fused_sm80::shared_bytes(kBlockL, kLayout), stream, params);
+                fused_sm80::blocks(params.args.problem), kThreads, fused_sm80::shared_bytes(kBlockL, kLayout), stream,
+                params);
 }
 
 template <class T, Layout kLayout>
 Status launch_block_l(const FusedParams& params, int block_l, void* stream) {
   switch (block_l) {
-    case 64: return launch_tile<T, 64, kLayout>(params, stream);
-    case 112: return launch_tile<T, 112, kLayout>(params, stream);
-    case 128: return launch_tile<T, 128, kLayout>(params, stream);
+    case 64:
+      return launch_tile<T, 64, kLayout>(params, stream);
+    case 112:
+      return launch_tile<T, 112, kLayout>(params, stream);
+    case 128:
+      return launch_tile<T, 128, kLayout>(params, stream);
   }
   return Status::error("multilinear_pool_fwd_sm80: the plan has no such block_l");
 }
@@ -303,7 +315,8 @@ Status launch_layout(const FusedParams& params, Layout layout, int block_l, void
 
 }  // namespace
 
-Status launch_multilinear_pool_fwd(const MultilinearPoolFwdArgs& args, const MultilinearPoolCudaPlan& plan, void* stream) {
+Status launch_multilinear_pool_fwd(const MultilinearPoolFwdArgs& args, const MultilinearPoolCudaPlan& plan,
+                                   void* stream) {
   const MultilinearPoolProblem& problem = args.problem;
   if (plan.block_l == 0) return Status::error(std::string("multilinear_pool_fwd: ") + plan.reason);
   if (problem.B == 0 || problem.D == 0) return Status();
@@ -314,7 +327,8 @@ Status launch_multilinear_pool_fwd(const MultilinearPoolFwdArgs& args, const Mul
   for (int m = 0; fits && m < problem.M; ++m) {
     const FeatureView& x = args.features[m];
     const WeightView& w = args.weights[m];
-    fits = problem.C[m] > 0 && problem.C[m] <= fused_sm80::kMaxSize && w.stride_d == 1 && args.projections[m] == nullptr;
+    fits =
+        problem.C[m] > 0 && problem.C[m] <= fused_sm80::kMaxSize && w.stride_d == 1 && args.projections[m] == nullptr;
     positions = positions && x.stride_l == 1;
     channels = channels && x.stride_c == 1;
     feature_bits |= reinterpret_cast<uintptr_t>(x.data) | 2 * x.stride_b;
@@ -333,9 +347,12 @@ Status launch_multilinear_pool_fwd(const MultilinearPoolFwdArgs& args, const Mul
   }
   if (!fits) return Status::error("multilinear_pool_fwd: the fused kernel cannot take these operands");
   switch (problem.dtype) {
-    case DType::kBFloat16: return launch_layout<__nv_bfloat16>(params, layout, plan.block_l, stream);
-    case DType::kFloat16: return launch_layout<__half>(params, layout, plan.block_l, stream);
-    case DType::kFloat32: break;
+    case DType::kBFloat16:
+      return launch_layout<__nv_bfloat16>(params, layout, plan.block_l, stream);
+    case DType::kFloat16:
+      return launch_layout<__half>(params, layout, plan.block_l, stream);
+    case DType::kFloat32:
+      break;
   }
   return Status::error("multilinear_pool_fwd: the fused kernel takes 16-bit types");
 }

@@ -35,8 +35,9 @@ __device__ __forceinline__ float block_sum(float value, float* shared) {
   return total;
 }
 
-// Column sums of a block whose thread t holds, for kRows quantities, the columns t % kLanes * kVec + 0..kVec-1 of the tile. After it
-// `shared` [kRows][kLanes * kVec] holds the sums over all threads of a column; it needs kWarps times as many floats.
+// Column sums of a block whose thread t holds, for kRows quantities, the columns t % kLanes * kVec + 0..kVec-1 of the
+// tile. After it `shared` [kRows][kLanes * kVec] holds the sums over all threads of a column; it needs kWarps times as
+// many floats.
 template <int kRows, int kVec, int kLanes, int kWarps>
 __device__ __forceinline__ void block_column_sums(const float (&values)[kRows][kVec], float* shared) {
   constexpr int kColumns = kLanes * kVec;

@@ -1,5 +1,4 @@
 #include "c2f/signed_sqrt_normalize.h"
-
 #include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
 #include "cuda/vec.cuh"
@@ -63,7 +62,8 @@ __device__ __forceinline__ float norm_of(float sum, const SignedSqrtNormalizeArg
 // grid: one block a scope (B, or B * Q); block: 512 threads; shared: kWarps floats.
 // A thread owns every 512th element of the scope; the second pass reads p from L1 or L2.
 template <class T>
-__global__ void __launch_bounds__(kThreads) signed_sqrt_normalize_fwd_kernel(const SignedSqrtNormalizeArgs args, int64_t size) {
+__global__ void __launch_bounds__(kThreads)
+    signed_sqrt_normalize_fwd_kernel(const SignedSqrtNormalizeArgs args, int64_t size) {
   __shared__ float shared[kWarps];
   const float* __restrict__ p = args.p + blockIdx.x * size;
   T* __restrict__ out = static_cast<T*>(args.out) + blockIdx.x * size;
@@ -84,7 +84,8 @@ __global__ void __launch_bounds__(kThreads) signed_sqrt_normalize_fwd_kernel(con
 
 // grid, block and ownership as forward.
 template <class T>
-__global__ void __launch_bounds__(kThreads) signed_sqrt_normalize_bwd_kernel(const SignedSqrtNormalizeArgs args, int64_t size) {
+__global__ void __launch_bounds__(kThreads)
+    signed_sqrt_normalize_bwd_kernel(const SignedSqrtNormalizeArgs args, int64_t size) {
   __shared__ float shared[kWarps];
   const float* __restrict__ p = args.p + blockIdx.x * size;
   const T* __restrict__ d_out = static_cast<const T*>(args.d_out) + blockIdx.x * size;
@@ -119,9 +120,12 @@ template <class Launch>
 Status with_type(const SignedSqrtNormalizeArgs& args, const char* name, Launch launch_as) {
   if (args.B == 0 || args.Q == 0 || args.D == 0) return Status();
   switch (args.dtype) {
-    case DType::kFloat32: return launch_as(float{});
-    case DType::kBFloat16: return launch_as(__nv_bfloat16{});
-    case DType::kFloat16: return launch_as(__half{});
+    case DType::kFloat32:
+      return launch_as(float{});
+    case DType::kBFloat16:
+      return launch_as(__nv_bfloat16{});
+    case DType::kFloat16:
+      return launch_as(__half{});
   }
   return Status::error(std::string(name) + ": unknown dtype");
 }
@@ -131,16 +135,16 @@ Status with_type(const SignedSqrtNormalizeArgs& args, const char* name, Launch l
 Status launch_signed_sqrt_normalize_fwd(const SignedSqrtNormalizeArgs& args, void* stream) {
   return with_type(args, "signed_sqrt_normalize_fwd", [&](auto type) {
     const int64_t size = scope_size(args);
-    return launch("signed_sqrt_normalize_fwd", signed_sqrt_normalize_fwd_kernel<decltype(type)>, args.B * args.Q * args.D / size,
-                  kThreads, 0, stream, args, size);
+    return launch("signed_sqrt_normalize_fwd", signed_sqrt_normalize_fwd_kernel<decltype(type)>,
+                  args.B * args.Q * args.D / size, kThreads, 0, stream, args, size);
   });
 }
 
 Status launch_signed_sqrt_normalize_bwd(const SignedSqrtNormalizeArgs& args, void* stream) {
   return with_type(args, "signed_sqrt_normalize_bwd", [&](auto type) {
     const int64_t size = scope_size(args);
-    return launch("signed_sqrt_normalize_bwd", signed_sqrt_normalize_bwd_kernel<decltype(type)>, args.B * args.Q * args.D / size,
-                  kThreads, 0, stream, args, size);
+    return launch("signed_sqrt_normalize_bwd", signed_sqrt_normalize_bwd_kernel<decltype(type)>,
+                  args.B * args.Q * args.D / size, kThreads, 0, stream, args, size);
   });
 }
 

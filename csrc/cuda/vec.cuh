@@ -17,11 +17,17 @@ __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 template <class T>
 __device__ __forceinline__ T from_float(float x);
 template <>
-__device__ __forceinline__ float from_float<float>(float x) { return x; }
+__device__ __forceinline__ float from_float<float>(float x) {
+  return x;
+}
 template <>
-__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16(x); }
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+  return __float2bfloat16(x);
+}
 template <>
-__device__ __forceinline__ __half from_float<__half>(float x) { return __float2half(x); }
+__device__ __forceinline__ __half from_float<__half>(float x) {
+  return __float2half(x);
+}
 
 // Two 16-bit values in one 32-bit word, the first in the low half.
 template <class T>
@@ -53,11 +59,17 @@ __device__ __forceinline__ float2 unpack2<__half>(uint32_t word) {
 template <int kBytes>
 struct Words;
 template <>
-struct Words<4> { using Type = uint32_t; };
+struct Words<4> {
+  using Type = uint32_t;
+};
 template <>
-struct Words<8> { using Type = uint2; };
+struct Words<8> {
+  using Type = uint2;
+};
 template <>
-struct Words<16> { using Type = uint4; };
+struct Words<16> {
+  using Type = uint4;
+};
 
 // kVec consecutive values as floats; one access, aligned to its size, where kVec > 1.
 template <int kVec, class T>
@@ -97,9 +109,14 @@ __device__ __forceinline__ void store_vec(T* __restrict__ target, const float (&
         words[k] = pack2<T>(in[2 * k], in[2 * k + 1]);
       }
     }
-    Access access;
-    memcpy(&access, words, sizeof(Access));
-    *reinterpret_cast<Access*>(target) = access;
+    // The intrinsic, because the compiler takes a plain assignment apart into words.
+    if constexpr (sizeof(Access) == 16) {
+      __stwb(reinterpret_cast<uint4*>(target), make_uint4(words[0], words[1], words[2], words[3]));
+    } else if constexpr (sizeof(Access) == 8) {
+      __stwb(reinterpret_cast<uint2*>(target), make_uint2(words[0], words[1]));
+    } else {
+      *reinterpret_cast<uint32_t*>(target) = words[0];
+    }
   }
 }
 

@@ -11,7 +11,8 @@ inline constexpr int kBlockC = 32;
 inline constexpr int kStages = 4;
 inline constexpr int kBlockL[] = {64, 112, 128};  // 112 divides 784 = 28 x 28
 
-// Shared-memory rows are an odd number of 16-byte units long: the eight rows of an 8 x 8 matrix then lie in different banks.
+// Shared-memory rows are an odd number of 16-byte units long: the eight rows of an 8 x 8 matrix then lie in different
+// banks.
 inline constexpr int kPad = 8;
 
 // 16-bit elements of one stage: weights [kBlockC][kBlockD], features [kBlockC][block_l] or [block_l][kBlockC].
@@ -25,7 +26,9 @@ constexpr int64_t shared_bytes(int block_l, Layout layout) {
   return kStages * 2 * stage_elements(block_l, layout) + 2 * 4 * kBlockD * 4;
 }
 
-constexpr int64_t blocks(const MultilinearPoolProblem& problem) { return problem.B * ((problem.D + kBlockD - 1) / kBlockD); }
+constexpr int64_t blocks(const MultilinearPoolProblem& problem) {
+  return problem.B * ((problem.D + kBlockD - 1) / kBlockD);
+}
 
 // Sizes that the kernel counts in 32 bits.
 inline constexpr int64_t kMaxSize = int64_t{1} << 30;

@@ -1,5 +1,5 @@
-// Blocking of multilinear_pool on the CPU, from sizes alone. The number of threads changes how work is cut, never the order of a
-// sum: columns are independent, so unit_d may follow it; chunk_d and chunk_b must not.
+// Blocking of multilinear_pool on the CPU, from sizes alone. The number of threads changes how work is cut, never the
+// order of a sum: columns are independent, so unit_d may follow it; chunk_d and chunk_b must not.
 #include <algorithm>
 #include <string>
 
@@ -9,15 +9,16 @@
 namespace c2f {
 namespace {
 
-constexpr int64_t kUnitColumns = 128;
-constexpr int64_t kChunkColumns = 512;
+constexpr int64_t kUnitColumns = 512;
+constexpr int64_t kChunkColumns = 512, kLeastChunk = 128;
 constexpr int64_t kPassBytes = int64_t{96} << 20;  // gradients of one pass of the backward
 
 }  // namespace
 
 Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_threads, MultilinearPoolCpuPlan* plan) {
   if (num_threads < 1 || num_threads > kMaxThreads) {
-    return Status::error("num_threads must be 1.." + std::to_string(kMaxThreads) + ", got " + std::to_string(num_threads));
+    return Status::error("num_threads must be 1.." + std::to_string(kMaxThreads) + ", got " +
+                         std::to_string(num_threads));
   }
   const Kernels& kernels = cpu_kernels();
   const int64_t nr = kernels.nr;
@@ -35,7 +36,7 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
     return std::max<int64_t>(1, columns * problem.L * static_cast<int64_t>(sizeof(float)));
   };
   plan->chunk_d = std::clamp(ceil_div(problem.D, nr) * nr, nr, kChunkColumns);
-  while (plan->chunk_d > kUnitColumns && sample_bytes(plan->chunk_d) > kPassBytes) {
+  while (plan->chunk_d > kLeastChunk && sample_bytes(plan->chunk_d) > kPassBytes) {
     plan->chunk_d = ceil_div(plan->chunk_d / 2, nr) * nr;
   }
   plan->chunk_b = std::clamp(kPassBytes / sample_bytes(plan->chunk_d), int64_t{1}, std::max(int64_t{1}, problem.B));

@@ -8,8 +8,9 @@ namespace {
 
 // The M buffers of one chunk take at most this share of L2; the rest is for weights, features and what leaves.
 constexpr double kL2Share = 2.0 / 3.0;
-constexpr int64_t kColumnStep = 64;      // chunks are multiples of it
-constexpr int64_t kFullColumns = 512;    // below this the GEMMs of a chunk lose more than L2 gives: take fewer samples instead
+constexpr int64_t kColumnStep = 64;  // chunks are multiples of it
+constexpr int64_t kFullColumns =
+    512;  // below this the GEMMs of a chunk lose more than L2 gives: take fewer samples instead
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
@@ -43,7 +44,8 @@ const char* plan_fused(const MultilinearPoolProblem& problem, Layout layout, con
     const int32_t* factor = problem.interactions.factor[q];
     if (degree < 2) return "the fused kernel takes products of at least two factors";
     for (int k = 1; k < degree; ++k) {
-      if (std::find(factor, factor + k, factor[k]) != factor + k) return "the fused kernel takes products of distinct factors";
+      if (std::find(factor, factor + k, factor[k]) != factor + k)
+        return "the fused kernel takes products of distinct factors";
     }
   }
   if (layout == Layout::kStrided) return "the fused kernel reads features whose positions or channels are contiguous";
@@ -62,7 +64,8 @@ const char* plan_fused(const MultilinearPoolProblem& problem, Layout layout, con
     if (best == 0 || cost(block_l) < cost(best)) best = block_l;
   }
   const int64_t shared_bytes = fused_sm80::shared_bytes(best, layout);
-  if (shared_bytes > device.shared_bytes_per_block) return "the fused kernel needs more shared memory than a block can have";
+  if (shared_bytes > device.shared_bytes_per_block)
+    return "the fused kernel needs more shared memory than a block can have";
   const int64_t grid = fused_sm80::blocks(problem);
   if (grid > INT32_MAX) return "the fused kernel would need more than 2^31 - 1 blocks";
 
@@ -84,11 +87,13 @@ Status plan_multilinear_pool_cuda(const MultilinearPoolProblem& problem, Layout 
   if (problem.interactions.count < 1 || problem.interactions.count > kMaxInteractions) {
     return Status::error("plan_multilinear_pool_cuda: there must be 1 to 16 interactions");
   }
-  if (device.num_sms < 1 || device.l2_bytes < 1) return Status::error("plan_multilinear_pool_cuda: device facts are missing");
+  if (device.num_sms < 1 || device.l2_bytes < 1)
+    return Status::error("plan_multilinear_pool_cuda: device facts are missing");
   *plan = MultilinearPoolCudaPlan();
   plan_chunks(problem, device, plan);
   const char* obstacle = plan_fused(problem, layout, device, plan);
-  if (obstacle == nullptr && plan->grid < device.num_sms) obstacle = "the fused kernel would leave multiprocessors idle";
+  if (obstacle == nullptr && plan->grid < device.num_sms)
+    obstacle = "the fused kernel would leave multiprocessors idle";
   plan->kernel = obstacle == nullptr ? CudaKernel::kFusedSm80 : CudaKernel::kChunked;
   plan->reason = obstacle == nullptr ? "16-bit products of distinct factors, enough tiles for the device" : obstacle;
   return Status();

@@ -13,6 +13,10 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 
+namespace emulation {
+[[noreturn]] void fail(const char* what);
+}
+
 struct float2 {
   float x, y;
 };
@@ -27,10 +31,21 @@ struct EmulatedIndex {
 };
 
 inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 template <class T>
-T min(T a, T b) { return a < b ? a : b; }
+void __stwb(T* target, T value) {
+  if (reinterpret_cast<uintptr_t>(target) % sizeof(T) != 0) emulation::fail("misaligned vector store");
+  *target = value;
+}
 template <class T>
-T max(T a, T b) { return a < b ? b : a; }
+T min(T a, T b) {
+  return a < b ? a : b;
+}
+template <class T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
 inline float __uint_as_float(uint32_t bits) {
   float x;
   std::memcpy(&x, &bits, 4);
@@ -47,8 +62,8 @@ namespace emulation {
 inline constexpr int kWarpSize = 32;
 inline constexpr int kPayloadBytes = 64;
 
-// The 32 lanes of a warp meet in `operation`: the last to arrive calls combine(inputs of all lanes, outputs of all lanes).
-// Every lane waits, then finds its output in `payload`. `operation` must be the same for all lanes.
+// The 32 lanes of a warp meet in `operation`: the last to arrive calls combine(inputs of all lanes, outputs of all
+// lanes). Every lane waits, then finds its output in `payload`. `operation` must be the same for all lanes.
 using Combine = void (*)(const unsigned char (*inputs)[kPayloadBytes], unsigned char (*outputs)[kPayloadBytes]);
 void meet_warp(const char* operation, Combine combine, void* payload, int bytes);
 void meet_block();
@@ -57,7 +72,6 @@ void meet_block();
 void run_block(unsigned block, int threads, int64_t shared_bytes, void (*body)(void*), void* argument);
 
 unsigned char* dynamic_shared();
-[[noreturn]] void fail(const char* what);
 
 // Asynchronous copies of the running thread.
 void copy_later(void* target, const void* source, int bytes, int filled);

@@ -101,7 +101,8 @@ unsigned char* dynamic_shared() { return shared.data() + (16 - reinterpret_cast<
 
 void copy_later(void* target, const void* source, int bytes, int filled) {
   std::memset(target, 0xff, filled);  // NaN until it lands
-  fibers[running].open.push_back({static_cast<unsigned char*>(target), static_cast<const unsigned char*>(source), bytes, filled});
+  fibers[running].open.push_back(
+      {static_cast<unsigned char*>(target), static_cast<const unsigned char*>(source), bytes, filled});
 }
 
 void commit() {
@@ -162,7 +163,9 @@ void run_block(unsigned block, int threads, int64_t shared_bytes, void (*body)(v
 }  // namespace emulation
 
 PYBIND11_MODULE(c2f_cuda_emulation, m) {
-  m.def("run_descending", [](bool value) { emulation::descending = value; }, "Order in which the threads of a block run.");
+  m.def(
+      "run_descending", [](bool value) { emulation::descending = value; },
+      "Order in which the threads of a block run.");
   c2f::bind_multilinear_pool_cuda(m);
   c2f::bind_signed_sqrt_normalize_cuda(m);
 }

@@ -75,7 +75,7 @@ def emulate(module, patch) -> None:
     patch.setattr(room, "device_facts", lambda _: (8, 0, 108, 163 << 10, 1 << 20))
 
 
-@pytest.fixture(params=["emulated", GPU])
+@pytest.fixture(params=[pytest.param("emulated", marks=pytest.mark.slow), GPU])
 def device(request, monkeypatch) -> str:
     """Where the room's tensors live."""
     if request.param == "gpu":
@@ -98,7 +98,7 @@ def operands(device, dtype, *, B=2, L=9, C=(8, 8, 8), D=16, layout="positions", 
             buffer = torch.full((B + 1, L + 1, c), torch.nan)
             buffer[:B, 1:] = x
             features.append(buffer.to(device, dtype)[:B, 1:])
-        w = (torch.rand(c, D, generator=generator) * 2 - 1) * (3 / c) ** 0.5
+        w = (torch.rand(c, D, generator=generator) * 2 - 1) * (3 / max(c, 1)) ** 0.5
         weights.append(torch.cat([w, torch.full((1, D), torch.nan)]).to(device, dtype)[:c])
         biases.append(torch.randn(D, generator=generator).mul_(0.1).to(device))
     if len(C) > 1:
@@ -249,6 +249,7 @@ def test_repeats_are_bit_equal(device):
         assert all(torch.equal(a, b) for a, b in zip(first, everything(device), strict=True))
 
 
+@pytest.mark.slow
 def test_order_of_threads_has_no_effect(emulation, monkeypatch):
     emulate(emulation, monkeypatch)
     ascending = everything("cpu")

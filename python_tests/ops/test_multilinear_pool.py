@@ -59,23 +59,28 @@ def _truth(shape, options, dtype):
 def test_within_the_numerics_contract(backend, device, dtype, shape, options, poisoned_empty):
     dtype = DTYPES[dtype]
     inputs, truth = _inputs(shape, options, dtype, device), _truth(shape, options, dtype)
-    direct = "chunked" if backend == "reference" else "auto" if options != "hbp" else "fused"
-    out, grads = value_and_grads(inputs, backend=backend, algo=direct)
-    assert out.dtype == dtype and out.is_contiguous()
-    few = 4 if out.numel() < 30 else 1  # roundings of so few entries do not average out
-    for what, actual, expected, bound in zip(
-        ["result", *(f"gradient of a leaf {tuple(t.shape)}" for t in inputs.leaves())],
-        [out, *grads],
-        [truth.value, *truth.grads],
-        truth.bounds(dtype),
-        strict=True,
-    ):
-        error = relative_error(actual, expected)
-        assert error <= few * bound, f"{what}: relative error {error:.2e} exceeds {few * bound:.2e}"
-    for leaf, grad in zip(inputs.leaves(), grads, strict=True):
-        assert grad.dtype == leaf.dtype and grad.shape == leaf.shape
-    p = inputs.run(backend=backend, sqrt_mode="none", norm_scope="none", pooling="sum", out_dtype=torch.float32)
-    assert relative_error(p, truth.pooled) <= few * TOLERANCES[dtype]["p"]
+    few = 4 if truth.value.numel() < 30 else 1  # roundings of so few entries do not average out
+    for algo in {"reference": ["chunked"], "cpu": ["fused"]}.get(backend, ["chunked", "fused"]):
+        try:
+            out, grads = value_and_grads(inputs, backend=backend, algo=algo)
+        except ValueError as error:  # a fused kernel need not take everything; chunked does
+            assert algo == "fused" and backend != "cpu" and "cannot run here" in str(error)
+            continue
+        assert out.dtype == dtype and out.is_contiguous()
+        for what, actual, expected, bound in zip(
+            ["result", *(f"gradient of a leaf {tuple(t.shape)}" for t in inputs.leaves())],
+            [out, *grads],
+            [truth.value, *truth.grads],
+            truth.bounds(dtype),
+            strict=True,
+        ):
+            error = relative_error(actual, expected)
+            assert error <= few * bound, f"{algo}, {what}: relative error {error:.2e} exceeds {few * bound:.2e}"
+        for leaf, grad in zip(inputs.leaves(), grads, strict=True):
+            assert grad.dtype == leaf.dtype and grad.shape == leaf.shape
+        plain = {"sqrt_mode": "none", "norm_scope": "none", "pooling": "sum", "out_dtype": torch.float32}
+        p = inputs.run(backend=backend, algo=algo, **plain)
+        assert relative_error(p, truth.pooled) <= few * TOLERANCES[dtype]["p"]
 
 
 def _eager(inputs):

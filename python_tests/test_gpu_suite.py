@@ -1,0 +1,76 @@
+"""`bench/gpu_suite.sh` without a GPU, and its report from a made-up record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "bench" / "gpu_suite.sh"
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="bash was not found")
+
+
+def suite(*args: object):
+    command = ["bash", str(SCRIPT), *map(str, args)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_and_stops(tmp_path):
+    done = suite(tmp_path / "out")
+    assert done.returncode == 3 and done.stdout == ""
+    assert done.stderr.splitlines() == ["gpu_suite: no CUDA GPU that torch can use here; nothing was run"]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_wrong_use(tmp_path):
+    done = suite()
+    assert done.returncode == 2 and "usage" in done.stderr
+
+
+def report(folder: Path) -> str:
+    command = [sys.executable, "-m", "bench.gpu_suite", "report", str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_report_without_measurements(tmp_path):
+    (tmp_path / "stages.tsv").write_text("build\t1\t12\ntests\ttimeout\t150\nbench\tskipped\t0\n")
+    text = report(tmp_path)
+    assert "| build | failed (1) | 12 |" in text and "| tests | out of time | 150 |" in text
+    assert "| bench | no time left | 0 |" in text and "no measurements" in text
+    assert json.loads((tmp_path / "record.json").read_text())["stages"][1]["status"] == "timeout"
+    assert (tmp_path / "record.md").read_text() == text
+
+
+def test_report_with_measurements(tmp_path):
+    (tmp_path / "stages.tsv").write_text("build\t0\t60\n")
+    timing = {"median": 2e-3, "low": 1.9e-3, "high": 2.1e-3, "samples": 9}
+    row = {
+        "case": "vgg",
+        "dtype": "bfloat16",
+        "what": "forward",
+        "timings": {"eager": timing, "cuda chunked": {**timing, "median": 1e-3}},
+        "noisy": [],
+        "errors": {"eager": 3e-3, "cuda chunked": 4e-4},
+        "failed": {"cuda fused": "RuntimeError: no"},
+        "peak_bytes": {"eager": 2**30, "cuda chunked": 2**26},
+        "flops": 10**12,
+        "limit_seconds": 5e-4,
+    }
+    machine = {"device": "GPU", "capability": "9.0", "torch": "2.11", "commit": "abc"}
+    limits = {"bfloat16": {"gemm": 7.9e14, "copy": 4.3e12}}
+    record = {"date": "today", "machine": machine, "limits": limits, "rows": [row]}
+    (tmp_path / "bench.json").write_text(json.dumps(record))
+    text = report(tmp_path)
+    assert "| vgg bfloat16 forward | cuda chunked | 1.000 (1.900-2.100) | 1000 | 50% | 2.00x | 64 | 4.0e-04 |" in text
+    assert "| vgg bfloat16 forward | cuda fused | failed: RuntimeError: no |" in text
+    assert "torch.mm 790 TFLOP/s, copy 4.30 TB/s" in text
