@@ -117,7 +117,10 @@ def make_config(
         changes: fields of `Config`; None leaves a field alone. ``recipe`` brings its stages.
         stage_changes: fields of `Stage` -> one value for all stages, or one per stage.
     """
-    values = {**PRESETS.get(data, {}), **{key: value for key, value in changes.items() if value is not None}}
+    preset = dict(PRESETS.get(data, {}))
+    if changes.get("backbone"):  # another network has other taps and options
+        preset = {key: value for key, value in preset.items() if key not in ("taps", "backbone_options")}
+    values = {**preset, **{key: value for key, value in changes.items() if value is not None}}
     recipe = values.setdefault("recipe", "hbp")
     one_of("recipe", recipe, RECIPES)
     if changes.get("recipe") or not values.get("stages"):
