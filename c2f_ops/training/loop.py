@@ -156,7 +156,7 @@ class Trainer:
                         hooks.log.write("held_out", here.step, {**tags, "accuracy": measured})
                     shown = "".join(f"  {name} {value:.1%}" for name, value in measured.items())
                     progress.epoch(
-                        f"epoch {here.cycle / epoch:g}  {sums.note}" + (f"  held out{shown}" if shown else "")
+                        f"epoch {here.cycle / epoch:g}  {sums.note}" + (f"   held out{shown}" if shown else "")
                     )
         finally:
             progress.close()
@@ -233,7 +233,7 @@ class _Sums:
         rows = zip(self._names, accelerator.reduce(self._values, "sum").tolist(), strict=True)
         self._values.zero_()
         seen = {name: (loss / n, hits / n) for name, (loss, hits, n) in rows if n}
-        self.note = "loss " + " ".join(f"{loss:.2f}" for loss, _ in reversed(seen.values()))
+        self.note = "loss  " + "  ".join(f"{name} {loss:.2f}" for name, (loss, _) in reversed(seen.items()))
         return {
             "loss": {name: loss for name, (loss, _) in seen.items()},
             "accuracy": {name: hits for name, (_, hits) in seen.items()},

@@ -59,7 +59,7 @@ def scratch_stages(epochs: float, batch_size: int = 32, lr: float = 0.05, head_l
     )
 
 
-def _small(width: int) -> dict[str, Any]:
+def _small(width: int, **options: Any) -> dict[str, Any]:
     """A ResNet of one block in the first two stages and three, the taps, in the third: L = (S / 16) squared."""
     return {
         "backbone": "timm/resnet10t",
@@ -67,6 +67,7 @@ def _small(width: int) -> dict[str, Any]:
             "layers": [1, 1, 3, 1],
             "channels": [width, 2 * width, 4 * width, 4 * width],
             "stem_width": width // 2,
+            **options,
         },
         "taps": ("layer3.0", "layer3.1", "layer3.2"),
         "dim": 512,
@@ -96,7 +97,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stages": scratch_stages(8),
     },
     "cifar100": {
-        **_small(32),
+        **_small(32, output_stride=8),
         "image_size": 32,
         "load_size": 32,
         "padding": 4,
@@ -116,7 +117,10 @@ def make_config(
         changes: fields of `Config`; None leaves a field alone. ``recipe`` brings its stages.
         stage_changes: fields of `Stage` -> one value for all stages, or one per stage.
     """
-    values = {**PRESETS.get(data, {}), **{key: value for key, value in changes.items() if value is not None}}
+    preset = dict(PRESETS.get(data, {}))
+    if changes.get("backbone"):  # another network has other taps and options
+        preset = {key: value for key, value in preset.items() if key not in ("taps", "backbone_options")}
+    values = {**preset, **{key: value for key, value in changes.items() if value is not None}}
     recipe = values.setdefault("recipe", "hbp")
     one_of("recipe", recipe, RECIPES)
     if changes.get("recipe") or not values.get("stages"):

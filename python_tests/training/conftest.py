@@ -38,7 +38,7 @@ def make_tiny(stage: dict[str, Any] | None = None, **changes: object) -> Config:
         "checkpoint_minutes": 60.0,
     }
     per_stage = {"epochs": [2.0], "batch_size": [10], "warmup": [2], "lr": [0.05], **(stage or {})}
-    return make_config("birds", {**fields, **changes}, per_stage)
+    return make_config(str(changes.pop("data", "birds")), {**fields, **changes}, per_stage)
 
 
 @pytest.fixture(scope="session")

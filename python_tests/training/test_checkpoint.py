@@ -65,6 +65,21 @@ def test_stopping_anywhere_and_resuming_changes_nothing(tiny, tmp_path, monkeypa
         assert [json.loads(line)["step"] for line in ours] == [json.loads(line)["step"] for line in theirs]
 
 
+def test_two_stages_resume_in_either(tiny, tmp_path, monkeypatch, quick) -> None:
+    config = tiny({"epochs": [0.5, 0.5]}, recipe="hbp")
+    train(config, tmp_path / "whole")
+    head, full = config.stages
+    assert (head.trained, full.trained) == ("head", "all")
+    for steps in (4, 6, 8):  # in the first stage of six steps, at its end, in the second
+        folder = tmp_path / f"stopped{steps}"
+        with monkeypatch.context() as patch:
+            stop_after(patch, steps)
+            with pytest.raises(Interrupted):
+                train(config, folder)
+        train(config, folder, resume=True)
+        assert digest(folder) == digest(tmp_path / "whole")
+
+
 def test_resume_falls_back_on_the_checkpoint_before(tiny, tmp_path, monkeypatch, quick) -> None:
     config = tiny(checkpoint_minutes=1e-9)  # after every step
     train(config, tmp_path / "a")

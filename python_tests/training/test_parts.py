@@ -58,6 +58,11 @@ def test_presets_are_valid() -> None:
     assert make_config("cub", {"weights": "default", "resolutions": (64, 128, 448)}).recipe == "hbp"
 
 
+def test_another_backbone_does_not_inherit_taps_and_options() -> None:
+    config = make_config("birds", {"backbone": "timm/resnet18"})
+    assert config.taps is None and config.backbone_options == {} and config.dim == PRESETS["birds"]["dim"]
+
+
 def test_hbp_recipe_is_that_of_the_released_solver() -> None:
     head, full = hbp_stages()
     assert (head.trained, head.lr, head.weight_decay, head.batch_size) == ("head", 1.0, 5e-6, 48)
