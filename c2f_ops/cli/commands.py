@@ -68,7 +68,7 @@ def train_mlph(
     seed: Annotated[int | None, _option(_TRAINING, "Seed of everything random in training.")] = None,
     precision: Annotated[str | None, _option(_MACHINE, "auto, fp32, bf16 or fp16.")] = None,
     device: Annotated[str | None, _option(_MACHINE, "auto, cpu or cuda.")] = None,
-    threads: Annotated[int | None, _option(_MACHINE, "CPU threads.")] = None,
+    threads: Annotated[int | None, _option(_MACHINE, "CPU threads; the small presets use one.")] = None,
     checkpoint_minutes: Annotated[float | None, _option(_MACHINE, "Time between checkpoints.")] = None,
     out: Annotated[Path | None, _option(_MACHINE, "Run folder to write; default runs/<data>, numbered.")] = None,
     resume: Annotated[Path | None, _option(_MACHINE, "Run folder to go on with, options and all.")] = None,

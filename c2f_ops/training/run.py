@@ -105,8 +105,17 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Any = Non
         config, hierarchy = read_run(run)
     elif (run / CONFIG).exists():
         raise FileExistsError(f"run: folder must be new, or be resumed, got {run}")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or before)
+    try:
+        return _train(config, run, hierarchy, console)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any) -> dict[str, Any] | None:
+    """Train a new run or, given its hierarchy, go on with one."""
+    resume = hierarchy is not None
     accelerator = _accelerator(config)
     main = accelerator.is_main_process
     config = replace(config, precision=accelerator.mixed_precision.replace("no", "fp32"))

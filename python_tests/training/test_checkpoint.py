@@ -101,6 +101,16 @@ def test_resume_starts_anew_without_a_checkpoint(tiny, tmp_path, quick) -> None:
     assert digest(tmp_path / "a") == whole
 
 
+def test_threads_are_given_back(tiny, tmp_path, quick) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train(tiny({"epochs": [0.25]}, threads=1), tmp_path / "a")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_run_is_not_overwritten(tiny, tmp_path, quick) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileExistsError, match="folder must be new, or be resumed"):
