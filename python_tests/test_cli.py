@@ -57,7 +57,7 @@ def test_train_evaluate_predict(monkeypatch, capsys, tmp_path) -> None:
     assert json.loads((run / "metrics.json").read_text()) == again, "other measurements do not replace metrics.json"
 
     assert (
-        call(monkeypatch, "predict", run, run / "predictions.png", run / "curves.png", "--resolution", "8", "--json")
+        call(monkeypatch, "predict", run, run / "contact_sheet.png", run / "curves.png", "--resolution", "8", "--json")
         == 0
     )
     first, second = json.loads(capsys.readouterr().out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -200,7 +201,12 @@ def bench_pool(
 
     given = {"cases": cases, "interactions": interactions, "dtypes": dtypes, "directions": directions}
     chosen = {name: _list(name, text, str) for name, text in given.items()}
-    known = {"cases": CASES, "interactions": INTERACTIONS, "dtypes": DTYPES, "directions": ("forward", "both")}
+    known: dict[str, Collection[str]] = {
+        "cases": CASES,
+        "interactions": INTERACTIONS,
+        "dtypes": DTYPES,
+        "directions": ("forward", "both"),
+    }
     for name, values in chosen.items():
         for value in values:
             if value not in known[name]:

@@ -45,11 +45,11 @@ def signed_sqrt(p: Tensor, mode: str, eps: float) -> Tensor:
         root = torch.sqrt(a + eps * eps)
         # a / (root + eps) has no cancellation near 0, but is inf / inf at infinity (and 0 / 0 at 0 when eps is 0)
         ordinary = (a > 0) & (a < torch.inf)
-        return torch.copysign(torch.where(ordinary, torch.where(ordinary, a, 1.0) / (root + eps), root - eps), p)
+        return _signed(torch.where(ordinary, torch.where(ordinary, a, 1.0) / (root + eps), root - eps), p)
     if mode == "caffe":
-        return torch.copysign(torch.sqrt(a), p)
+        return _signed(torch.sqrt(a), p)
     if mode == "plus_eps":
-        return torch.where(p == 0, p, torch.copysign(torch.sqrt(a + eps), p))
+        return torch.where(p == 0, p, _signed(torch.sqrt(a + eps), p))
     radius = torch.hypot(p, p.new_full((), eps))  # smooth
     return torch.where(a < torch.inf, p * torch.where(radius > 0, radius, 1.0).rsqrt(), p)
 
@@ -67,6 +67,11 @@ def signed_sqrt_slope(p: Tensor, mode: str, eps: float) -> Tensor:
         return torch.where(p == 0, p.new_zeros(()), 0.5 * (a + eps).rsqrt())
     radius = torch.hypot(p, p.new_full((), eps))  # smooth
     return ((p / radius) ** 2 / 2 + (eps / radius) ** 2) * radius.rsqrt()
+
+
+def _signed(size: Tensor, p: Tensor) -> Tensor:
+    """``size`` with the sign of p; NaN and 0 keep theirs. Not `torch.copysign`, which ONNX does not have."""
+    return torch.where(p < 0, -size, size)
 
 
 def _scope_dims(norm_scope: str) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from .report import plot_contact_sheet, plot_curves
 from .sampler import stratified_split
 
 CONFIG, HIERARCHY, METRICS = "config.json", "hierarchy.json", "metrics.json"
-CURVES, SHEET = "curves.png", "predictions.png"
+CURVES, SHEET = "curves.png", "contact_sheet.png"
 
 
 def build_model(config: Config, hierarchy: Hierarchy, *, weights: bool = True) -> MLPH:

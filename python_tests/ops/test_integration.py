@@ -109,6 +109,21 @@ def test_decomposed_export_holds_plain_operations_only():
     assert relative_error(program.module()(*tokens), module(*tokens)) < 1e-5
 
 
+def test_onnx_agrees_with_the_op(tmp_path):
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    from onnx.reference import ReferenceEvaluator
+
+    tokens = tuple(torch.randn(2, 10, c) for c in (5, 6, 7))
+    module = _Tokens().eval()
+    with c2f_ops.decomposed():
+        torch.onnx.export(module, tokens, tmp_path / "pool.onnx", dynamo=True, verbose=False)
+    model = onnx.load(tmp_path / "pool.onnx")
+    names = [entry.name for entry in model.graph.input]
+    (out,) = ReferenceEvaluator(model).run(None, {n: t.numpy() for n, t in zip(names, tokens, strict=True)})
+    assert relative_error(torch.from_numpy(out), module(*tokens)) < 1e-5
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_gives_float32_and_gradients_of_the_original_types(backend, device, dtype):
     inputs = make_pool_inputs(2, 3, 4, (5, 6, 7), 9, device=device)

@@ -293,3 +293,18 @@ def test_repeats_are_bit_equal(backend, device):
     for _ in range(10 if backend == "reference" else 1000):
         out, grads = value_and_grads(inputs, backend=backend)
         assert torch.equal(out, first) and all(torch.equal(a, b) for a, b in zip(grads, first_grads, strict=True))
+
+
+@pytest.mark.slow
+def test_more_than_2_to_the_31_virtual_elements(backend, device):
+    if backend == "reference":
+        pytest.skip("the reference makes the projections")
+    batch, side, dim = 335, 28, 8192
+    assert batch * side * side * dim > 2**31
+    features = [torch.rand(batch, 1, side, side, device=device) for _ in range(2)]
+    weights = [torch.rand(1, dim, device=device) for _ in range(2)]
+    plain = {"sqrt_mode": "none", "norm_scope": "none", "algo": "auto" if backend == "cuda" else "fused"}
+    p = c2f_ops.multilinear_pool(features, weights, interactions=c2f_ops.FBP, backend=backend, **plain)
+    sums = (features[0] * features[1]).double().sum((1, 2, 3))
+    expected = sums[:, None] * (weights[0] * weights[1]).double()
+    assert relative_error(p[-1], expected[-1]) < 1e-5 and relative_error(p, expected) < 1e-5

@@ -155,4 +155,4 @@ def test_it_learns(tiny) -> None:
             losses.append(values["loss"])
 
     trainer.run(Hooks(log=Log()))  # type: ignore[arg-type]
-    assert losses[-1]["family"] < 0.6 * losses[0]["family"]
+    assert losses[-1]["family"] < 0.8 * losses[0]["family"]

@@ -28,7 +28,7 @@ def test_a_step_and_an_evaluation(tiny, tmp_path, data, file, sizes, resolutions
     )
     metrics = train(config, tmp_path / "run")
     assert metrics["images"] == 20 and tuple(metrics["accuracy"]) == tuple(map(str, reversed(resolutions)))
-    assert (tmp_path / "run" / "predictions.png").is_file()
+    assert (tmp_path / "run" / "contact_sheet.png").is_file()
     assert all(0 <= value <= 1 for row in metrics["accuracy"].values() for value in row.values())
     from c2f_ops.training import load_run
 

@@ -45,10 +45,10 @@ def test_run_folder_is_complete(finished) -> None:
         "log.jsonl",
         "checkpoints",
         "curves.png",
-        "predictions.png",
+        "contact_sheet.png",
     } <= names
     assert json.loads((folder / "metrics.json").read_text()) == metrics
-    for name in ("curves.png", "predictions.png"):
+    for name in ("curves.png", "contact_sheet.png"):
         assert (folder / name).read_bytes()[:4] == b"\x89PNG" and (folder / name).stat().st_size > 10_000
 
 
