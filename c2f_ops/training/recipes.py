@@ -87,7 +87,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "load_size": 128,
         "padding": 8,
         "resolutions": (24, 48, 128),
-        "stages": scratch_stages(7),
+        "stages": scratch_stages(8),
     },
     "cub100": {
         **_small(32),
