@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,10 +148,10 @@ def test_two_processes_learn_what_one_does(tiny, tmp_path) -> None:
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "job.py"),
          str(tmp_path / "config.json"), str(tmp_path / "two")],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(line for line in done.stdout.splitlines() if "metrics" in line) == ["metrics False", "metrics True"]
+    assert sorted(re.findall("metrics (True|False)", done.stdout)) == ["False", "True"]  # lines of two processes may mix
     one, two = (load_run(tmp_path / name, "cpu")[0].state_dict() for name in ("one", "two"))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4)
