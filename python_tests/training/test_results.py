@@ -151,7 +151,7 @@ def test_two_processes_learn_what_one_does(tiny, tmp_path) -> None:
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(re.findall("metrics (True|False)", done.stdout)) == ["False", "True"]  # lines of two processes may mix
+    assert sorted(re.findall("metrics (True|False)", done.stdout)) == ["False", "True"]  # their lines may mix
     one, two = (load_run(tmp_path / name, "cpu")[0].state_dict() for name in ("one", "two"))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4)
