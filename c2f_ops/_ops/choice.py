@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from .problem import Problem
 
@@ -130,6 +131,27 @@ def choose_backend(problem: Problem, backend: str, algo: str) -> Choice:
             f"{problem.op}: algo='fused' cannot run here: " + "; ".join(f"{n}: {why}" for n, why in skipped)
         )
     return Choice("reference", "chunked", "plain torch takes what no kernel does", tuple(skipped))
+
+
+def choose_room(op: str, operand: Tensor, backend: str) -> str:
+    """The room of an op with one algorithm: the one asked for, or the first that is available and validated.
+
+    float64 is the reference's.
+
+    Raises:
+        RuntimeError: the backend asked for is not available on this machine, and why.
+    """
+    wish = wanted_backend(backend)
+    if operand.dtype == torch.float64 or wish == "reference":
+        return "reference"
+    if wish != "auto":
+        if why := missing(wish, op):
+            raise RuntimeError(f"{op}: backend={wish!r} is not available: {why}")
+        return wish
+    for name in AUTO_ORDER.get(operand.device.type, ()):
+        if not missing(name, op) and not room(name, op).unvalidated(operand.device):
+            return name
+    return "reference"
 
 
 def wanted_backend(backend: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .choice import BACKENDS, missing
 
-OPS = ("multilinear_pool", "signed_sqrt_normalize")
+OPS = ("multilinear_pool", "signed_sqrt_normalize", "falcon_loss")
 
 
 def backends() -> dict[str, dict[str, str]]:

@@ -5,28 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .choice import AUTO_ORDER, missing, room, wanted_backend
+from .choice import choose_room, room
 from .library import define, without_autocast
 
 _OPTIONS = "str sqrt_mode, float sqrt_eps, str norm_scope, str l2_mode, float l2_eps"
 
 define("signed_sqrt_normalize", f"(Tensor p, {_OPTIONS}, str backend) -> Tensor")
 define("signed_sqrt_normalize_bwd", f"(Tensor d_out, Tensor p, {_OPTIONS}, str backend) -> Tensor")
-
-
-def choose(p: Tensor, backend: str) -> str:
-    """The room for p: the one asked for, or the first that is available and validated; float64 is the reference's."""
-    wish = wanted_backend(backend)
-    if p.dtype == torch.float64 or wish == "reference":
-        return "reference"
-    if wish != "auto":
-        if why := missing(wish, "signed_sqrt_normalize"):
-            raise RuntimeError(f"signed_sqrt_normalize: backend={wish!r} is not available: {why}")
-        return wish
-    for name in AUTO_ORDER.get(p.device.type, ()):
-        if not missing(name, "signed_sqrt_normalize") and not room(name, "signed_sqrt_normalize").unvalidated(p.device):
-            return name
-    return "reference"
 
 
 def forward(p, norm, out_dtype, backend) -> Tensor:
@@ -45,14 +30,14 @@ def backward(d_out, p, norm, backend) -> Tensor:
 @without_autocast
 def _forward(p, *options):
     *norm, backend = options
-    return forward(p, norm, p.dtype, choose(p, backend))
+    return forward(p, norm, p.dtype, choose_room("signed_sqrt_normalize", p, backend))
 
 
 @torch.library.impl("c2f_ops::signed_sqrt_normalize_bwd", "CompositeExplicitAutograd")
 @without_autocast
 def _backward(d_out, p, *options):
     *norm, backend = options
-    return backward(d_out.contiguous(), p, norm, choose(p, backend))
+    return backward(d_out.contiguous(), p, norm, choose_room("signed_sqrt_normalize", p, backend))
 
 
 @torch.library.register_fake("c2f_ops::signed_sqrt_normalize")

@@ -1,4 +1,4 @@
-"""Public functions: check arguments, settle types (autocast once, here), make one op call."""
+"""Multilinear pooling and its epilogue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._checks import (
+from .._checks import (
     ACTIVATIONS,
     DTYPES,
     LAYOUTS,
@@ -26,10 +26,10 @@ from ._checks import (
     drop_prefix,
     names_of,
 )
-from ._ops import multilinear_pool as _pool_op
-from ._ops import signed_sqrt_normalize as _norm_op  # noqa: F401  (registers the op)
-from ._ops.choice import ALGOS, BACKENDS, choose_algo, choose_backend, choose_recompute, room
-from ._ops.problem import Problem
+from .._ops import multilinear_pool as _pool_op
+from .._ops import signed_sqrt_normalize as _norm_op  # noqa: F401  (registers the op)
+from .._ops.choice import ALGOS, BACKENDS, choose_algo, choose_backend, choose_recompute, room
+from .._ops.problem import Problem
 
 MLP = ((0, 1), (0, 2), (1, 2), (0, 1, 2))
 """Three pairs and the trilinear term: Coarse-to-Fine Grained Classification (SIGIR 2019), eq. (6)."""

@@ -1,0 +1,5 @@
+"""Losses as modules over `c2f_ops.functional`."""
+
+from .falcon import FalconLoss
+
+__all__ = ["FalconLoss"]
