@@ -1,0 +1,64 @@
+"""A start for FALCON from features: k-means inside each coarse class gives relations and classifier."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class FineStart(NamedTuple):
+    """centroids float32 ``[K_F, d]`` and relations int32 ``[K_F]``."""
+
+    centroids: np.ndarray
+    relations: np.ndarray
+
+
+def spread(num_fine: int, num_coarse: int) -> np.ndarray:
+    """int64 ``[K_C]``: the sizes of groups as equal as can be, the larger ones first."""
+    sizes = np.full(num_coarse, num_fine // num_coarse)
+    sizes[: num_fine % num_coarse] += 1
+    return sizes
+
+
+def kmeans_start(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, *, seed: int = 0) -> FineStart:
+    """k-means with ``sizes[j]`` centres among the samples of coarse class j.
+
+    Args:
+        x: float ``[N, d]`` features.
+        y: int ``[N]`` coarse labels, -1 for none (left out).
+        sizes: int ``[K_C]``, fine classes of each coarse class, each at least 1.
+        seed: Seed of the initial centres.
+
+    Returns:
+        Centroids grouped by coarse class in order. A class with fewer samples than centres repeats its samples; one
+        without samples takes the mean of all.
+    """
+    from sklearn.cluster import KMeans
+
+    centroids = []
+    for j, size in enumerate(sizes.tolist()):
+        members = x[y == j]
+        if len(members) > size:
+            model = KMeans(size, n_init=3, random_state=seed + j).fit(members)
+            centroids.append(model.cluster_centers_)
+        else:
+            members = members if len(members) else x.mean(0, keepdims=True)
+            centroids.append(members[np.arange(size) % len(members)])
+    relations = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
+    return FineStart(np.concatenate(centroids).astype(np.float32), relations)
+
+
+@torch.no_grad()
+def set_classifier(head: nn.Linear, centroids: np.ndarray, *, sharpness: float = 1.0) -> None:
+    """Make ``head`` score by distance to centroids ``[K_F, d]``: its softmax is that of ``-sharpness |x - c|^2 / 2``."""
+    if tuple(centroids.shape) != tuple(head.weight.shape):
+        raise ValueError(
+            f"set_classifier: centroids must have shape {list(head.weight.shape)}, got {list(centroids.shape)}"
+        )
+    c = torch.from_numpy(centroids).to(head.weight)
+    head.weight.copy_(sharpness * c)
+    if head.bias is not None:
+        head.bias.copy_(-0.5 * sharpness * c.square().sum(1))
