@@ -141,7 +141,7 @@ class Falcon(nn.Module):
 
     @torch.no_grad()
     def after_step(self, z: Tensor, s: Tensor, y: Tensor, epoch: int, epochs: float) -> list[RelationResult] | None:
-        """Move the teacher, count the batch, and every ``mstep_every`` steps solve the relations and return the results.
+        """Move the teacher, count the batch; every ``mstep_every`` steps solve the relations and return the results.
 
         ``z``, ``s`` and ``y`` are those of `loss`.
         """

@@ -53,7 +53,7 @@ def kmeans_start(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, *, seed: int =
 
 @torch.no_grad()
 def set_classifier(head: nn.Linear, centroids: np.ndarray, *, sharpness: float = 1.0) -> None:
-    """Make ``head`` score by distance to centroids ``[K_F, d]``: its softmax is that of ``-sharpness |x - c|^2 / 2``."""
+    """Make ``head`` score by distance to centroids ``[K_F, d]``: the softmax of ``-sharpness |x - c|^2 / 2``."""
     if tuple(centroids.shape) != tuple(head.weight.shape):
         raise ValueError(
             f"set_classifier: centroids must have shape {list(head.weight.shape)}, got {list(centroids.shape)}"
