@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def falcon_loss(
     g: Tensor,
     d: Tensor | None = None,
     *,
-    lambdas: tuple[float, float, float] = (0.5, 0.5, 2.0),
+    lambdas: Sequence[float] = (0.5, 0.5, 2.0),
     T: float = 0.9,
     tau: float = 1.0,
     reduction: str = "mean",
@@ -58,7 +59,7 @@ def falcon_loss(
             classes under all of a sample's labels, or under its first where those have none in common.
         g: ``[K_F]`` or ``[D, K_F]``: the coarse class of each fine class, int32 (int64 is converted).
         d: ``[B]`` the data set of each sample, where g has several rows and y one column.
-        lambdas: Weights l1, l2, l3.
+        lambdas: Weights l1, l2, l3; or four, with L_nn and L_conf weighted apart.
         T: Temperature of the target, greater than 0.
         tau: Softness of the target: 1 is the softmax, 0 its argmax (ties to the lowest class).
         reduction: "mean", a scalar; "none", ``[B]``: each sample's terms as weighted above plus l3 L_reg of the batch.
@@ -83,7 +84,8 @@ def falcon_loss(
     """
     z, s, bank, neighbours = _operands(z, s, t, nbr_mask, idx)
     y, g = _labels(y, g, d, z)
-    _check_options(lambdas, T, tau, reduction, backend)
+    coarse, nn, conf, entropy = _weights(lambdas)
+    _check_options(T, tau, reduction, backend)
     world = _Group(group)
     wide = torch.float64 if z.dtype == torch.float64 else torch.float32
     batch, fine = z.shape
@@ -91,7 +93,7 @@ def falcon_loss(
     labelled, accompanied = (y >= 0).any(1).sum(), (neighbours >= 0).any(1).sum()
     sizes = torch.stack([labelled, accompanied, labelled, torch.full_like(labelled, batch)]).to(wide)
     sizes = world.sum(sizes).clamp(min=1)
-    weights = torch.tensor([lambdas[0], lambdas[1], lambdas[1]], dtype=wide, device=z.device)
+    weights = torch.tensor([coarse, nn, conf], dtype=wide, device=z.device)
     share = world.size / sizes[:3]
     scale = weights * share if reduction == "mean" else weights
     save = torch.is_grad_enabled() and z.requires_grad
@@ -101,7 +103,7 @@ def falcon_loss(
 
     mean_p = world.sum(mass) / sizes[3]
     reg = math.log(fine) + (mean_p * mean_p.clamp(min=torch.finfo(wide).tiny).log()).sum()
-    loss = (value.sum() if reduction == "mean" else value) + lambdas[2] * reg
+    loss = (value.sum() if reduction == "mean" else value) + entropy * reg
     if not return_terms:
         return loss
     return loss, torch.cat([terms.detach().sum(0) * share, reg.detach()[None]])
@@ -207,11 +209,15 @@ def _check_integers(name: str, value: Tensor, like: Tensor, shape: tuple[int | N
         raise ValueError(f"{_NAME}: {name} must be on {like.device} like z, got {value.device}")
 
 
-def _check_options(
-    lambdas: tuple[float, float, float], temperature: float, tau: float, reduction: str, backend: str
-) -> None:
-    if len(lambdas) != 3 or not all(0 <= x < math.inf for x in lambdas):
-        raise ValueError(f"{_NAME}: lambdas must be three finite numbers, none negative, got {lambdas!r}")
+def _weights(lambdas: Sequence[float]) -> tuple[float, float, float, float]:
+    """Weights of L_coarse, L_nn, L_conf and L_reg."""
+    if len(lambdas) not in (3, 4) or not all(0 <= x < math.inf for x in lambdas):
+        raise ValueError(f"{_NAME}: lambdas must be three or four finite numbers, none negative, got {lambdas!r}")
+    coarse, nn, *rest = map(float, lambdas)
+    return coarse, nn, rest[-2] if len(rest) == 2 else nn, rest[-1]
+
+
+def _check_options(temperature: float, tau: float, reduction: str, backend: str) -> None:
     if not 0 < temperature < math.inf:
         raise ValueError(f"{_NAME}: T must be greater than 0 and finite, got {temperature!r}")
     if not 0 <= tau <= 1:

@@ -17,7 +17,7 @@ class FalconLoss(nn.Module):
     Args:
         num_fine: K_F.
         num_coarse: K_C, or one number for each data set.
-        lambdas: Weights of L_coarse, of L_nn + L_conf, and of L_reg.
+        lambdas: Weights of L_coarse, of L_nn + L_conf and of L_reg; or four, with L_nn and L_conf apart.
         temperature: T of the target.
         group: As for `c2f_ops.falcon_loss`.
         backend: As for `c2f_ops.falcon_loss`.
@@ -34,7 +34,7 @@ class FalconLoss(nn.Module):
         num_fine: int,
         num_coarse: int | Sequence[int],
         *,
-        lambdas: tuple[float, float, float] = (0.5, 0.5, 2.0),
+        lambdas: Sequence[float] = (0.5, 0.5, 2.0),
         temperature: float = 0.9,
         group: Any = "auto",
         backend: str = "auto",

@@ -63,7 +63,7 @@ class Falcon(nn.Module):
         self.student, self.teacher = student, make_teacher(student)
         weights = self.config.lambdas
         if self.config.reg_ddp == "reference":
-            weights = (*weights[:2], weights[2] / self._world())
+            weights = (*weights[:-1], weights[-1] / self._world())
         self.criterion = FalconLoss(
             num_fine, num_coarse, lambdas=weights, temperature=self.config.temperature, group=group, backend=backend
         )

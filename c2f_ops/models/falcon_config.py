@@ -24,7 +24,7 @@ class FalconConfig:
     """What FALCON does, apart from network, data and optimiser. The default is `recommended`.
 
     Attributes:
-        lambdas: Weights of L_coarse, of L_nn + L_conf, and of L_reg.
+        lambdas: Weights of L_coarse, of L_nn + L_conf and of L_reg; or four, with L_nn and L_conf apart.
         temperature: T of the target distribution.
         pseudo_label: Target: "soft", or from soft to its argmax along a cosine over the soft epochs.
         soft_epochs: Length of that cosine in epochs; None: 0.3 of the epochs.
@@ -52,7 +52,7 @@ class FalconConfig:
         predict_with: Whose predictions count.
     """
 
-    lambdas: tuple[float, float, float] = (0.5, 0.5, 2.0)
+    lambdas: tuple[float, ...] = (0.5, 0.5, 2.0)
     temperature: float = 0.9
     pseudo_label: str = "cosine_to_hard"
     soft_epochs: int | None = None
@@ -78,8 +78,8 @@ class FalconConfig:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"FalconConfig: {name} must be one of {allowed}, got {getattr(self, name)!r}")
-        if len(self.lambdas) != 3 or not all(0 <= x < math.inf for x in self.lambdas):
-            raise ValueError(f"FalconConfig: lambdas must be three finite numbers, none negative, got {self.lambdas!r}")
+        if len(self.lambdas) not in (3, 4) or not all(0 <= x < math.inf for x in self.lambdas):
+            raise ValueError(f"FalconConfig: lambdas must be three or four finite numbers, none negative, got {self.lambdas!r}")
         for name in ("neighbours_retrieved", "neighbours_per_step", "mstep_every"):
             low = 0 if name == "neighbours_per_step" else 1
             if getattr(self, name) < low:
