@@ -79,7 +79,9 @@ class FalconConfig:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"FalconConfig: {name} must be one of {allowed}, got {getattr(self, name)!r}")
         if len(self.lambdas) not in (3, 4) or not all(0 <= x < math.inf for x in self.lambdas):
-            raise ValueError(f"FalconConfig: lambdas must be three or four finite numbers, none negative, got {self.lambdas!r}")
+            raise ValueError(
+                f"FalconConfig: lambdas must be three or four finite numbers, none negative, got {self.lambdas!r}"
+            )
         for name in ("neighbours_retrieved", "neighbours_per_step", "mstep_every"):
             low = 0 if name == "neighbours_per_step" else 1
             if getattr(self, name) < low:
