@@ -8,7 +8,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor
 
 from ..hierarchy import Hierarchy
 from .degrade import resize_uint8
+
+if TYPE_CHECKING:
+    from .taxonomies import Taxonomies
 
 CORRUPT_POLICIES = ("raise", "skip", "substitute")
 RESIZE_MODES = ("shorter", "squash")
@@ -76,11 +79,13 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         corrupt: what to do with an image that cannot be read. ``"raise"``: raise when it is asked for. ``"skip"``:
             leave it out. ``"substitute"``: give out the next readable image with the same labels in its place. The last
             two decode every image once on construction, so that length, labels and :attr:`corrupt` are settled at once.
+        taxonomies: coarse labels of the N images under several taxonomies, where there are several.
 
     Attributes:
         labels: LongTensor ``[N, K]``, filled and validated.
         ids: list of N strings.
         corrupt: list of (id, reason) of the images that were skipped or substituted.
+        taxonomies: as given, in step with the items.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         size: int | None = None,
         resize_mode: str = "shorter",
         corrupt: str = "raise",
+        taxonomies: Taxonomies | None = None,
     ) -> None:
         if corrupt not in CORRUPT_POLICIES:
             raise ValueError(f"LabeledImages: corrupt must be one of {', '.join(CORRUPT_POLICIES)}, got {corrupt!r}")
@@ -109,6 +115,7 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         self.labels, self.ids = labels, list(ids)
         self.size, self.resize_mode = size, resize_mode
         self.corrupt: list[tuple[str, str]] = []
+        self.taxonomies = taxonomies
         self._images = images
         self._index = list(range(len(images)))  # position in images of each item
         if corrupt != "raise":
@@ -142,6 +149,7 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         part = copy.copy(self)
         part.labels, part.ids = self.labels[chosen], [self.ids[i] for i in chosen]
         part._index = [self._index[i] for i in chosen]
+        part.taxonomies = self.taxonomies and self.taxonomies.subset(chosen)
         return part
 
     def __repr__(self) -> str:
@@ -179,6 +187,7 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             self._index = readable
             self.labels = self.labels[readable]
             self.ids = [self.ids[i] for i in readable]
+            self.taxonomies = self.taxonomies and self.taxonomies.subset(readable)
             return
         same: dict[tuple[int, ...], list[int]] = {}
         for i in readable:
