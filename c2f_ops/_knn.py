@@ -126,7 +126,7 @@ def _search_all(
     columns = _without_surplus_copies(space.x, columns, k + 1)
     ids = torch.full((len(queries), k), -1, device=queries.device)
     distances = torch.full((len(queries), k), torch.inf, device=queries.device)
-    height = max(1, _TILE[queries.device.type] // (4 * width))
+    height = max(1, _TILE[queries.device.type] // (4 * min(width, len(columns))))
     for rows in torch.arange(len(queries), device=queries.device).split(height):
         left, limit = space.query_side(queries[rows]), reach[rows].to(space.work) - space.offset(queries[rows])
         for part, bounds in _blocks(space, left, queries[rows], columns, width):
@@ -195,7 +195,7 @@ def faiss_proposer(space: Space) -> Any:
         score, position = map(torch.from_numpy, held["index"].search(space.rows(queries).numpy(), count + 1))
         others_first = (columns[position.clamp(min=0)] == queries[:, None]).int().argsort(dim=1, stable=True)[:, :count]
         score, position = score.gather(1, others_first).double(), position.gather(1, others_first)
-        distance = score if space.metric == "l2" else (space.metric == "cosine") - score
+        distance = score if space.metric == "l2" else float(space.metric == "cosine") - score
         norm = space.norms(queries)
         error = space.margin * ((norm + held["norm"]).square() if space.metric == "l2" else norm * held["norm"])
         bound = torch.where(position[:, -1] >= 0, distance[:, -1] - error, torch.inf)
