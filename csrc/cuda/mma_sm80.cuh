@@ -1,4 +1,5 @@
-// Tensor-core and asynchronous-copy instructions of sm_80 and later: the only inline assembly of the sm_80 kernels.
+// Instructions of sm_80 and later that CUDA has no function for: tensor cores, asynchronous copies, 2^x without
+// denormals. The only inline assembly.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,6 +12,13 @@ namespace c2f {
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// 2^x within 2 ulp; 0 where it is below 2^-126.
+__device__ __forceinline__ float exp2_approx(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
 }
 
 // Starts a copy of kBytes (8 or 16, both sides aligned to it) to shared memory: `bytes` <= kBytes are read, the rest is

@@ -1,4 +1,4 @@
-// Sums over a warp and a block in one fixed order.
+// Sums over a warp and a block in one fixed order, maxima and minima of a warp.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,6 +13,25 @@ template <int kStride = 1>
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
   for (int offset = kStride; offset < kWarpSize; offset *= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
+  return value;
+}
+
+// Largest value of the lanes, NaN ignored; every lane gets it.
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+  for (int offset = 1; offset < kWarpSize; offset *= 2) {
+    value = fmaxf(value, __shfl_xor_sync(kFullWarp, value, offset));
+  }
+  return value;
+}
+
+// Smallest value of the lanes; every lane gets it.
+__device__ __forceinline__ int warp_min(int value) {
+#pragma unroll
+  for (int offset = 1; offset < kWarpSize; offset *= 2) {
+    const int other = __shfl_xor_sync(kFullWarp, value, offset);
+    value = other < value ? other : value;
+  }
   return value;
 }
 

@@ -30,6 +30,8 @@ struct EmulatedIndex {
   unsigned x;
 };
 
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline float __fdividef(float a, float b) { return a / b; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
@@ -56,6 +58,9 @@ inline uint32_t __float_as_uint(float x) {
   std::memcpy(&bits, &x, 4);
   return bits;
 }
+
+inline int __float_as_int(float x) { return static_cast<int>(__float_as_uint(x)); }
+inline float __int_as_float(int bits) { return __uint_as_float(static_cast<uint32_t>(bits)); }
 
 namespace emulation {
 
@@ -84,10 +89,12 @@ extern EmulatedIndex threadIdx, blockIdx;
 
 inline void __syncthreads() { emulation::meet_block(); }
 
-inline float __shfl_xor_sync(unsigned mask, float value, int offset) {
+// T: float or int.
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int offset) {
   if (mask != 0xffffffffu) emulation::fail("only full warps are emulated");
   struct Payload {
-    float value;
+    T value;
     int offset;
   } payload{value, offset};
   emulation::meet_warp(

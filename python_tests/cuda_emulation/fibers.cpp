@@ -168,4 +168,5 @@ PYBIND11_MODULE(c2f_cuda_emulation, m) {
       "Order in which the threads of a block run.");
   c2f::bind_multilinear_pool_cuda(m);
   c2f::bind_signed_sqrt_normalize_cuda(m);
+  c2f::bind_falcon_loss_cuda(m);
 }

@@ -12,6 +12,8 @@ namespace c2f {
 using Inputs = const unsigned char (*)[emulation::kPayloadBytes];
 using Outputs = unsigned char (*)[emulation::kPayloadBytes];
 
+inline float exp2_approx(float x) { return exp2f(x); }
+
 template <int kBytes>
 void copy_async(void* shared, const void* global, int bytes) {
   static_assert(kBytes == 8 || kBytes == 16);
