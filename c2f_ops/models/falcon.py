@@ -33,7 +33,8 @@ class Falcon(nn.Module):
         num_fine: K_F.
         num_coarse: K_C, or one number for each data set (taxonomy).
         config: The switches.
-        seed: Seed of the first relations.
+        relations: int ``[D, K_F]`` or ``[K_F]``, the first relations; None draws them from random costs.
+        seed: Seed of that draw.
         group: Process group of the loss and the counts; see `c2f_ops.falcon_loss`.
         backend: Backend of the loss.
 
@@ -53,6 +54,7 @@ class Falcon(nn.Module):
         num_coarse: int | Sequence[int],
         config: FalconConfig | None = None,
         *,
+        relations: Any = None,
         seed: int = 0,
         group: Any = "auto",
         backend: str = "auto",
@@ -73,7 +75,10 @@ class Falcon(nn.Module):
             self.register_buffer(f"cost_{d}", torch.zeros(num_fine, count, dtype=torch.float64))
             self.register_buffer(f"prices_{d}", torch.full((count,), torch.nan, dtype=torch.float64))
         self.last_results: list[RelationResult] | None = None
-        self._draw_relations(seed)
+        if relations is None:
+            self._draw_relations(seed)
+        else:
+            self.set_relations(relations)
         self.train()
 
     @property
