@@ -4,8 +4,8 @@
     python -m c2f_ops.bench.falcon_study run --train train.npz --test test.npz --out study.jsonl
     python -m c2f_ops.bench.falcon_study report study.jsonl --out docs/results
 
-A run goes on where it was interrupted: results that are in the file are not computed again. Methods see coarse labels of the
-training samples only; fine labels of the test samples judge, and choose nothing.
+A run goes on where it was interrupted: results that are in the file are not computed again. Methods see coarse labels of
+the training samples only; fine labels of the test samples judge, and choose nothing.
 """
 
 from __future__ import annotations
@@ -198,8 +198,8 @@ def with_noise(samples: Samples, rate: float, rng: np.random.Generator) -> Sampl
 def with_taxonomies(samples: Samples, which: str) -> Samples:
     """Even samples labelled by the first taxonomy, odd ones by a second that cuts across it; or one half alone.
 
-    The second groups fine classes by rank inside their first group: class r of group j belongs to group (j + 4 r) mod 20 of
-    the second, so that two fine classes of one group never share a second group.
+    The second groups fine classes by rank inside their first group: class r of group j belongs to group (j + 4 r) mod
+    20 of the second, so that two fine classes of one group never share a second group.
     """
     first = true_relations(samples)
     rank = np.array([np.flatnonzero(np.flatnonzero(first == j) == k)[0] for k, j in enumerate(first)])
