@@ -21,12 +21,12 @@ LAYERS = [
     {"training", "estimators"},
     {"models", "data", "losses", "metrics"},
     {"nn", "hierarchy", "_hierarchy_tables", "_hierarchy_checks", "relations"},
-    {"functional"},
-    {"_checks", "_ops"},
+    {"functional", "neighbours"},
+    {"_checks", "_ops", "_knn"},
     {"cpu", "cuda", "triton"},
     {"_chunked", "_encoding", "_validated", "_native"},
     {"problem", "reference"},
-    {"_version"},
+    {"_version", "_splitmix"},
 ]
 # These look at everything, and only the two top lines look at them: public names, the report on the installation, tools
 # of the tests, benchmarks.
@@ -45,7 +45,7 @@ CORE_DEPENDENCIES = {"torch", "numpy"}
 # Packages whose classes must derive from, or be decorated by, what an extra brings.
 EXTRAS_AT_TOP_LEVEL = {"bench": {"pytest"}, "cli": {"typer", "rich"}, "estimators": {"sklearn"}, "triton": {"triton"}}
 EXTRAS = ("PIL", "accelerate", "matplotlib", "rich", "safetensors", "scipy", "sklearn", "tensorboard", "timm")
-EXTRAS += ("torchvision", "triton", "typer")
+EXTRAS += ("faiss", "torchvision", "triton", "typer")
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -12,6 +12,7 @@
 
 namespace c2f {
 
+void bind_falcon_loss_cpu(pybind11::module_& m);
 void bind_multilinear_pool_cpu(pybind11::module_& m);
 void bind_signed_sqrt_normalize_cpu(pybind11::module_& m);
 void bind_multilinear_pool_cuda(pybind11::module_& m);

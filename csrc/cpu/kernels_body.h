@@ -1,27 +1,9 @@
-// Body of the per-instruction-set files. The including file defines, in an anonymous namespace inside c2f,
-//   kLanes                       floats of a vector register
+// Body of the per-instruction-set files. The including file has included its lanes_*.h, defines, in an anonymous namespace
+// inside c2f,
 //   kMr                          rows of the register tile; its columns are two vectors
-//   load_f16, store_f16          a vector of float16 to and from float32
 // and includes this file in that namespace: everything here has internal linkage.
 
-using Vec = float __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-using Bits = uint32_t __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-using Half = uint16_t __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
-
 constexpr int kNr = 2 * kLanes;
-
-Vec load(const float* x) { return *reinterpret_cast<const Vec*>(x); }
-Vec load(const BFloat16* x) { return (Vec)(__builtin_convertvector(*reinterpret_cast<const Half*>(x), Bits) << 16); }
-Vec load(const Float16* x) { return load_f16(x); }
-
-void store(Vec x, float* out) { *reinterpret_cast<Vec*>(out) = x; }
-void store(Vec x, BFloat16* out) {
-  const Bits bits = (Bits)x;
-  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Bits quiet = (bits >> 16) | 0x40;
-  *reinterpret_cast<Half*>(out) = __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded, Half);
-}
-void store(Vec x, Float16* out) { store_f16(x, out); }
 
 // ---- GEMM tile
 // ----------------------------------------------------------------------------------------------------------
@@ -185,18 +167,7 @@ Vec tanh_vector(Vec x) {
                    square -
                3.33332819422e-1f);
   const Vec y = magnitude < 10.0f ? magnitude + magnitude : Vec{} + 20.0f;
-  const Vec shifted = y * 1.44269504f + 0x1.8p23f;  // rounds to an integer in the low bits
-  const Vec n = shifted - 0x1.8p23f;
-  const Vec r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
-  const Vec exp_r =
-      1.0f + r +
-      r * r *
-          (((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
-            1.6666665459e-1f) *
-               r +
-           5.0000001201e-1f);
-  const Vec exp_y = exp_r * (Vec)(((Bits)shifted << 23) + 0x3f800000u);
-  const Vec large = (Vec)((Bits)(1.0f - 2.0f / (exp_y + 1.0f)) | sign);
+  const Vec large = (Vec)((Bits)(1.0f - 2.0f / (exp_vector(y) + 1.0f)) | sign);
   return magnitude > 0.625f ? large : small;  // NaN takes `small`
 }
 

@@ -1,0 +1,15 @@
+#include <limits>
+
+#include "cpu/falcon_loss_rows.h"
+#include "cpu/lanes_avx2.h"
+
+namespace c2f {
+namespace {
+
+#include "cpu/falcon_loss_body.h"
+
+}  // namespace
+
+const FalconRows kFalconRowsAvx2 = kRows;
+
+}  // namespace c2f

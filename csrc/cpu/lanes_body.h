@@ -1,0 +1,79 @@
+// The vector type of an instruction set and what every kernel needs on it. lanes_portable.h, lanes_avx2.h and lanes_avx512.h
+// define, in an anonymous namespace inside c2f,
+//   kLanes                       floats of a vector register
+//   load_f16, store_f16          a vector of float16 to and from float32
+//   equal_mask                   which of kLanes integers equal a value, as bits
+// and include this file there: everything has internal linkage, so that no copy compiled for AVX-512 runs elsewhere.
+
+using Vec = float __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+using Bits = uint32_t __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+using Half = uint16_t __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
+
+inline Vec load(const float* x) { return *reinterpret_cast<const Vec*>(x); }
+inline Vec load(const BFloat16* x) {
+  return (Vec)(__builtin_convertvector(*reinterpret_cast<const Half*>(x), Bits) << 16);
+}
+inline Vec load(const Float16* x) { return load_f16(x); }
+
+inline void store(Vec x, float* out) { *reinterpret_cast<Vec*>(out) = x; }
+inline void store(Vec x, BFloat16* out) {
+  const Bits bits = (Bits)x;
+  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Bits quiet = (bits >> 16) | 0x40;
+  *reinterpret_cast<Half*>(out) = __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded, Half);
+}
+inline void store(Vec x, Float16* out) { store_f16(x, out); }
+
+// The first n < kLanes elements, the rest `fill`; and the first n stored.
+template <typename T>
+Vec load_first(const T* x, int64_t n, float fill) {
+  float lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i < n ? to_float(x[i]) : fill;
+  return load(lanes);
+}
+template <typename T>
+void store_first(Vec x, int64_t n, T* out) {
+  float lanes[kLanes];
+  store(x, lanes);
+  for (int64_t i = 0; i < n; ++i) from_float(lanes[i], out + i);
+}
+
+// exp(x) for x <= 88, 2 ulp, Cephes' float32 polynomial; 0 below the smallest normal number, NaN for NaN.
+inline Vec exp_vector(Vec x) {
+  const Vec shifted = x * 1.44269504f + 0x1.8p23f;  // rounds to an integer in the low bits
+  const Vec n = shifted - 0x1.8p23f;
+  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const Vec exp_r =
+      1.0f + r +
+      r * r *
+          (((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
+            1.6666665459e-1f) *
+               r +
+           5.0000001201e-1f);
+  const Vec exp_x = exp_r * (Vec)(((Bits)shifted << 23) + 0x3f800000u);
+  return x < -87.3365f ? Vec{} : exp_x;
+}
+
+// The sum and the largest of the lanes, halves folded onto each other. NaN is never the largest.
+template <int n>
+float fold_sum(const float* x) {
+  if constexpr (n == 1) {
+    return x[0];
+  } else {
+    float half[n / 2];
+    for (int i = 0; i < n / 2; ++i) half[i] = x[i] + x[i + n / 2];
+    return fold_sum<n / 2>(half);
+  }
+}
+template <int n>
+float fold_max(const float* x) {
+  if constexpr (n == 1) {
+    return x[0];
+  } else {
+    float half[n / 2];
+    for (int i = 0; i < n / 2; ++i) half[i] = x[i] > x[i + n / 2] ? x[i] : x[i + n / 2];
+    return fold_max<n / 2>(half);
+  }
+}
+inline float sum_of(Vec x) { return fold_sum<kLanes>(reinterpret_cast<const float*>(&x)); }
+inline float largest_of(Vec x) { return fold_max<kLanes>(reinterpret_cast<const float*>(&x)); }
