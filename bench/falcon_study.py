@@ -4,7 +4,7 @@
     python -m c2f_ops.bench.falcon_study run --train train.npz --test test.npz --out study.jsonl
     python -m c2f_ops.bench.falcon_study report study.jsonl --out docs/results
 
-A run goes on where it was interrupted: results that are in the file are not computed again. Methods see coarse labels of
+A run goes on where it was interrupted: results in the file are not computed again. Methods see coarse labels of
 the training samples only; fine labels of the test samples judge, and choose nothing.
 """
 
