@@ -114,23 +114,28 @@ def plot_relations(
 
     order = np.argsort(relations, kind="stable")
     share = cooccurrence[order] / np.maximum(cooccurrence[order].sum(1, keepdims=True), np.finfo(float).tiny)
-    rows, columns = share.shape
-    cell = float(np.clip(9 / max(rows, columns), 0.02, 0.32))
-    figure = Figure(figsize=(max(3.6, columns * cell + 2.2), max(3.2, rows * cell + 1.6)), layout="constrained")
+    classes, parents = share.shape
+    cell = float(np.clip(9 / classes, 0.02, 0.32))
+    figure = Figure(
+        figsize=(max(4.2, classes * cell + 2.6), max(2.2, parents * max(cell, 0.14) + 1)), layout="constrained"
+    )
     axes = figure.subplots()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    image = axes.imshow(share.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     starts = np.flatnonzero(np.diff(relations[order], prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], rows], strict=True):
-        corner = (relations[order][start] - 0.5, start - 0.5)
-        axes.add_patch(Rectangle(corner, 1, stop - start, fill=False, ec="#D55E00", lw=1.2))
-    if columns <= 40:
-        axes.set_xticks(range(columns), [_short(n) for n in names], rotation=60, ha="right", fontsize=7)
-    axes.set_yticks(range(rows) if rows <= 60 else [], [str(k) for k in order] if rows <= 60 else [], fontsize=7)
-    axes.set_ylabel("discovered class")
-    axes.set_xlabel("coarse class")
+    for start, stop in zip(starts, [*starts[1:], classes], strict=True):
+        corner = (start - 0.5, relations[order][start] - 0.5)
+        axes.add_patch(Rectangle(corner, stop - start, 1, fill=False, ec="#D55E00", lw=1.2))
+    axes.set_yticks(range(parents) if parents <= 40 else [])
+    if parents <= 40:
+        axes.set_yticklabels([_short(n) for n in names], fontsize=7)
+    axes.set_xticks(range(classes) if classes <= 60 else [])
+    if classes <= 60:
+        axes.set_xticklabels([str(k) for k in order], fontsize=7)
+    axes.set_xlabel("discovered class")
+    axes.set_ylabel("coarse class")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+    bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
     bar.set_label("share of the samples", fontsize=8)
     bar.outline.set_visible(False)
     figure.savefig(path, dpi=150)
