@@ -1,0 +1,283 @@
+"""FALCON against its baselines on embeddings: one result per (experiment, setting, method, seed), kept as JSON lines.
+
+    c2f embed ... --out train.npz; c2f embed ... --out test.npz
+    python -m c2f_ops.bench.falcon_study run --train train.npz --test test.npz --out study.jsonl
+    python -m c2f_ops.bench.falcon_study report study.jsonl --out docs/results
+
+A run goes on where it was interrupted: results in the file are not computed again. Methods see coarse labels of
+the training samples only; fine labels of the test samples judge, and choose nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c2f_ops.metrics import evaluate_discovery
+from c2f_ops.models import FalconConfig
+
+Fit = tuple[np.ndarray, np.ndarray | None]  # fine classes of the test samples, relations [D, K_F]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Features ``[N, d]``, coarse labels ``[N]`` or ``[N, D]``, fine labels ``[N]``."""
+
+    x: np.ndarray
+    coarse: np.ndarray
+    fine: np.ndarray
+
+    def first(self, n: int | None) -> Samples:
+        """The first n of a fixed shuffle."""
+        if n is None or n >= len(self.x):
+            return self
+        rows = np.random.default_rng(0).permutation(len(self.x))[:n]
+        return Samples(self.x[rows], self.coarse[rows], self.fine[rows])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One result to compute."""
+
+    experiment: str
+    setting: str
+    method: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the file."""
+        return "/".join((self.experiment, self.setting, self.method, str(self.seed)))
+
+
+# ---- methods ---------------------------------------------------------------------------------------------------------
+
+
+def falcon(train: Samples, test: np.ndarray, n_fine: int, seed: int, **options: Any) -> Fit:
+    """FALCON with a linear head."""
+    from c2f_ops.estimators import FalconClusterer
+
+    model = FalconClusterer(n_fine, random_state=seed, **options).fit(train.x, train.coarse)
+    return model.predict(test), model.relations_
+
+
+def baseline(name: str, train: Samples, test: np.ndarray, n_fine: int, seed: int) -> Fit:
+    """A class of `c2f_ops.estimators.baselines` by name; only the upper bound sees fine labels."""
+    from c2f_ops.estimators import baselines
+
+    model = getattr(baselines, name)(n_fine, random_state=seed)
+    fine = (train.fine,) if name == "SupervisedUpperBound" else ()
+    model.fit(train.x, train.coarse, *fine)
+    return model.predict(test), np.atleast_2d(model.relations_)
+
+
+def plain_kmeans(train: Samples, test: np.ndarray, n_fine: int, seed: int) -> Fit:
+    """k-means over everything: no labels at all."""
+    from sklearn.cluster import KMeans
+
+    return KMeans(n_fine, n_init=1, random_state=seed).fit(train.x).predict(test), None
+
+
+BASELINES = ("GroupKMeans", "CoarseTrainingKMeans", "NeighbourClustering", "SupervisedUpperBound")
+
+
+def fit(method: str, train: Samples, test: np.ndarray, n_fine: int, seed: int, **options: Any) -> Fit:
+    """Train ``method`` on coarse labels and name the test samples' classes."""
+    if method == "FALCON":
+        return falcon(train, test, n_fine, seed, **options)
+    if method == "KMeans":
+        return plain_kmeans(train, test, n_fine, seed)
+    return baseline(method, train, test, n_fine, seed)
+
+
+# ---- experiments -----------------------------------------------------------------------------------------------------
+
+
+def true_relations(samples: Samples) -> np.ndarray:
+    """Coarse class of each fine class, by majority."""
+    counts = np.zeros((samples.fine.max() + 1, samples.coarse.max() + 1))
+    np.add.at(counts, (samples.fine, samples.coarse), 1)
+    return counts.argmax(1)
+
+
+def judge(train: Samples, test: Samples, result: Fit) -> dict[str, Any]:
+    """The metrics of a result against the fine classes and the relations of the test samples."""
+    predicted, relations = result
+    metrics = evaluate_discovery(
+        test.fine, predicted, g_true=true_relations(test), g_pred=None if relations is None else relations[0],
+        y_coarse=test.coarse, protocol="heldout",
+    )  # fmt: skip
+    kept = ("accuracy", "macro_accuracy", "ari", "nmi", "within_group_accuracy", "relation_accuracy", "ged")
+    kept += ("group_size_error", "used_clusters")
+    values = metrics.to_dict()
+    return {name: values[name] for name in kept}
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "without L_nn and L_conf": {"lambdas": (0.5, 0.0, 2.0)},
+    "without L_nn": {"lambdas": (0.5, 0.0, 0.5, 2.0)},
+    "without L_conf": {"lambdas": (0.5, 0.5, 0.0, 2.0)},
+    "without L_reg": {"lambdas": (0.5, 0.5, 0.0)},
+    "without L_coarse and L_conf": {"lambdas": (0.0, 0.5, 0.0, 2.0)},
+    "random start": {"mstep_init": "random"},
+    "random start, without L_nn and L_conf": {"mstep_init": "random", "lambdas": (0.5, 0.0, 2.0)},
+    "random start, without L_reg": {"mstep_init": "random", "lambdas": (0.5, 0.5, 0.0)},
+    "random start, without L_coarse and L_conf": {"mstep_init": "random", "lambdas": (0.0, 0.5, 0.0, 2.0)},
+}
+SHARES = (0.8, 1.0, 1.2, 1.5)
+NOISE = (0.0, 0.1, 0.2, 0.4)
+
+
+def cells(seeds: int) -> Iterator[Cell]:
+    """Everything to compute, the most telling first."""
+    for seed in range(seeds):
+        for method in ("FALCON", "KMeans", *BASELINES):
+            yield Cell("methods", "100 classes", method, seed)
+    for seed in range(seeds):
+        for setting in ABLATIONS:
+            yield Cell("ablation", setting, "FALCON", seed)
+        for preset in ("paper", "reference"):
+            yield Cell("presets", preset, "FALCON", seed)
+        yield Cell("presets", "true relations given", "FALCON", seed)
+        for share in SHARES:
+            for method in ("FALCON", "GroupKMeans"):
+                yield Cell("classes", f"{share:.0%}", method, seed)
+        for rate in NOISE:
+            for method in ("FALCON", "GroupKMeans"):
+                yield Cell("noise", f"{rate:.0%}", method, seed)
+        for half in ("first taxonomy", "second taxonomy", "both"):
+            yield Cell("taxonomies", half, "FALCON", seed)
+        for method in ("FALCON", "GroupKMeans"):
+            yield Cell("two parents", "10 classes split", method, seed)
+
+
+def compute(cell: Cell, train: Samples, test: Samples, **options: Any) -> dict[str, Any]:
+    """The metrics of one cell."""
+    n_fine = int(train.fine.max()) + 1
+    switches: dict[str, Any] = {}
+    preset = "recommended"
+    rng = np.random.default_rng(cell.seed)
+    if cell.experiment == "ablation":
+        switches = ABLATIONS[cell.setting]
+    elif cell.experiment == "presets" and cell.setting in ("paper", "reference"):
+        preset = cell.setting
+    elif cell.experiment == "presets":
+        options["relations"] = true_relations(train)
+        switches = {"learn_relations": False}
+    elif cell.experiment == "classes":
+        n_fine = round(n_fine * float(cell.setting.rstrip("%")) / 100)
+    elif cell.experiment == "noise":
+        train = with_noise(train, float(cell.setting.rstrip("%")) / 100, rng)
+    elif cell.experiment == "taxonomies":
+        train = with_taxonomies(train, cell.setting)
+    elif cell.experiment == "two parents":
+        train = with_two_parents(train, 10, rng)
+    if cell.method == "FALCON":
+        options["config"] = FalconConfig.preset(preset, **switches)
+    else:
+        options = {}
+    return judge(train, test, fit(cell.method, train, test.x, n_fine, cell.seed, **options))
+
+
+def with_noise(samples: Samples, rate: float, rng: np.random.Generator) -> Samples:
+    """Symmetric noise: a share ``rate`` of the coarse labels becomes another class, uniformly."""
+    count = samples.coarse.max() + 1
+    flipped = rng.random(len(samples.coarse)) < rate
+    other = (samples.coarse + rng.integers(1, count, len(samples.coarse))) % count
+    return replace(samples, coarse=np.where(flipped, other, samples.coarse))
+
+
+def with_taxonomies(samples: Samples, which: str) -> Samples:
+    """Even samples labelled by the first taxonomy, odd ones by a second that cuts across it; or one half alone.
+
+    The second groups fine classes by rank inside their first group: class r of group j belongs to group (j + 4 r) mod
+    20 of the second, so that two fine classes of one group never share a second group.
+    """
+    first = true_relations(samples)
+    rank = np.array([np.flatnonzero(np.flatnonzero(first == j) == k)[0] for k, j in enumerate(first)])
+    second = (first + 4 * rank) % (first.max() + 1)
+    even = np.arange(len(samples.x)) % 2 == 0
+    labels = np.stack([np.where(even, first[samples.fine], -1), np.where(even, -1, second[samples.fine])], 1)
+    if which == "both":
+        return replace(samples, coarse=labels)
+    rows, column = (even, 0) if which == "first taxonomy" else (~even, 1)
+    return Samples(samples.x[rows], labels[rows, column], samples.fine[rows])
+
+
+def with_two_parents(samples: Samples, count: int, rng: np.random.Generator) -> Samples:
+    """Half of the samples of ``count`` fine classes get the label of another coarse class."""
+    first = true_relations(samples)
+    coarse = samples.coarse.copy()
+    for k in rng.permutation(len(first))[:count]:
+        rows = np.flatnonzero(samples.fine == k)
+        coarse[rows[rng.random(len(rows)) < 0.5]] = (first[k] + 1 + rng.integers(first.max())) % (first.max() + 1)
+    return replace(samples, coarse=coarse)
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+
+def load(path: Path) -> Samples:
+    """Samples of a file that `c2f embed` wrote."""
+    with np.load(path) as file:
+        return Samples(file["x"].astype(np.float32), file["y_coarse"].astype(np.int64), file["y_fine"].astype(np.int64))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Results so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def run(todo: Iterator[Cell], path: Path, work: Callable[[Cell], dict[str, Any]]) -> None:
+    """Compute what is not in the file, appending each result as it comes."""
+    done = {record["key"] for record in read(path)}
+    for cell in todo:
+        if cell.key in done:
+            continue
+        start = time.perf_counter()
+        record = {"key": cell.key, **vars(cell), **work(cell), "seconds": round(time.perf_counter() - start, 2)}
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(
+            f"{cell.key}: accuracy {record['accuracy']:.3f}, ARI {record['ari']:.3f}, {record['seconds']} s", flush=True
+        )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    go = commands.add_parser("run")
+    go.add_argument("--train", type=Path, required=True)
+    go.add_argument("--test", type=Path, required=True)
+    go.add_argument("--out", type=Path, required=True)
+    go.add_argument("--seeds", type=int, default=3)
+    go.add_argument("--samples", type=int, help="training samples, for a trial")
+    go.add_argument("--epochs", type=int, help="epochs of FALCON, for a trial")
+    go.add_argument("--only", help="experiments, comma-separated")
+    page = commands.add_parser("report")
+    page.add_argument("results", type=Path)
+    page.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "report":
+        from .falcon_report import write_pages
+
+        write_pages(read(arguments.results), arguments.out)
+        return
+    train, test = load(arguments.train).first(arguments.samples), load(arguments.test)
+    options = {} if arguments.epochs is None else {"epochs": arguments.epochs}
+    wanted = None if arguments.only is None else arguments.only.split(",")
+    todo = (cell for cell in cells(arguments.seeds) if wanted is None or cell.experiment in wanted)
+    run(todo, arguments.out, lambda cell: compute(cell, train, test, **options))
+
+
+if __name__ == "__main__":
+    main()
