@@ -362,6 +362,20 @@ def test_predictions_as_a_new_h5ad(tmp_path):
     assert back.obs["c2f_fine"].tolist() == ["1", "0"]
 
 
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = tmp_path / "p.csv"
+    path.write_text("old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("c2f_ops.data.predictions.os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_predictions(path, fine=[0], confidence=[1.0])
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_prediction_errors(tmp_path):
     with pytest.raises(ValueError, match="scores must have 1 rows, as fine has, got 2"):
         save_predictions(tmp_path / "p.npz", fine=[0], confidence=[1.0], scores=[[0.0], [1.0]])
