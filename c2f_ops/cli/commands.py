@@ -228,6 +228,34 @@ def bench_pool(
         write_record(record, out)
 
 
+@bench_app.command("falcon-loss")
+def bench_falcon_loss(
+    cases: Annotated[str, _option(_DATA, "tiered, cifar, entity13, pbmc, large.")] = "tiered,cifar,entity13,pbmc,large",
+    dtypes: Annotated[str, _option(_DATA, "float32, bfloat16, float16.")] = "float32,bfloat16",
+    backend: Annotated[str, _option(_MACHINE, "auto, reference, cpu, triton or cuda.")] = "auto",
+    device: Annotated[str, _option(_MACHINE, "auto, cpu or cuda.")] = "auto",
+    seconds: Annotated[float, _option(_MACHINE, "Time for each row.")] = 10.0,
+    compiled: Annotated[bool, _option(_MACHINE, "Measure torch.compile too.", "--compile/--no-compile")] = True,
+    out: Annotated[Path | None, _option(_MACHINE, "JSON file to write; the table goes beside it.")] = None,
+) -> None:  # fmt: skip
+    """Time falcon_loss with its gradient against the dense masked form, interleaved, with limits and peak memory."""
+    import torch
+
+    from ..bench.bench_falcon_loss import CASES, run_suite, table, write_record
+    from ..bench.report import DTYPES
+
+    names, kinds = _list("cases", cases, str), _list("dtypes", dtypes, str)
+    for option, values, known in (("cases", names, CASES), ("dtypes", kinds, DTYPES)):
+        for value in values:
+            if value not in known:
+                raise ValueError(f"bench: --{option} must be among {', '.join(known)}, got {value!r}")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    record = run_suite(names, dtypes=kinds, device=device, backend=backend, seconds=seconds, compiled=compiled)
+    print(table(record))
+    if out is not None:
+        write_record(record, out)
+
+
 @app.command("info")
 def print_info() -> None:
     """Show what was built, what this machine has and which backends work."""
