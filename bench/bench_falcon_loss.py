@@ -187,9 +187,9 @@ def table(record: dict) -> str:
     about, rates = record["machine"], record["rates"]
     lines = [
         f"{about['device']}, {about['threads']} threads, torch {about['torch']}, commit {about['commit']}, "
-        f"{record['date']}. Forward and gradient, medians of interleaved runs (20 % to 80 % in brackets). Limits: least "
-        f"bytes over copy bandwidth ({rates['copy'] / 1e9:.1f} GB/s), and exponentials over the rate of torch.exp in cache "
-        f"({rates['exp'] / 1e9:.2f} G/s), both measured in this run.",
+        f"{record['date']}. Forward and gradient, medians of interleaved runs (20 % to 80 % in brackets). Limits: "
+        f"least bytes over copy bandwidth ({rates['copy'] / 1e9:.1f} GB/s), and exponentials over the rate of "
+        f"torch.exp in cache ({rates['exp'] / 1e9:.2f} G/s), both measured in this run.",
         "",
         "| case | type | ours | vs dense | vs compile | vs reference | bytes limit | exp limit "
         "| peak extra memory: ours / dense / compile |",
