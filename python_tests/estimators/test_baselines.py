@@ -107,6 +107,17 @@ def test_clusters_of_each_coarse_class():
     assert GroupKMeans(12, random_state=0).fit(x[few], coarse[few]).relations_.tolist().count(0) == 1
 
 
+@pytest.mark.parametrize("standardize", [True, False])
+def test_prediction_is_the_nearest_of_all_centres(standardize):
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((400, 3)) * [9, 1, 3] + 5).astype(np.float32)
+    model = GroupKMeans(9, standardize=standardize, random_state=0).fit(x, rng.integers(0, 3, 400))
+    spread = x.std(0) if standardize else np.sqrt(x.var(0).mean())
+    rows = (x - x.mean(0)) / spread
+    apart = ((rows[:, None] - model.cluster_centers_) ** 2).sum(2)
+    np.testing.assert_array_equal(model.predict(x), apart.argmin(1))
+
+
 def test_hidden_layers_and_linear_heads():
     data = mixture(0, per_class=20)
     assert fitted(make(CoarseTrainingKMeans, hidden=8), data).cluster_centers_.shape == (12, 8)
