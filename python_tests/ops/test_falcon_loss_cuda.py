@@ -86,10 +86,10 @@ def test_row_strides(device, K, gap):
     check(operands(device, torch.bfloat16, K=K, gap=gap))
 
 
-@pytest.mark.parametrize(("B", "K"), [(1030, 5), (1500, 2), (9000, 1)])
+@pytest.mark.parametrize(("B", "K"), [(1030, 2), (1500, 300), (9000, 1)])
 def test_many_rows_share_blocks(device, B, K):
     """Several rows beside each other in a block, and several after each other."""
-    if device == "cpu" and B == 9000:
+    if device == "cpu" and B > 1030:
         pytest.skip("takes long on emulated threads")
     tensors = operands(device, B=B, K=K, L=1)
     result = room.falcon_loss_fwd(*tensors, 0.9, 0.4, True)
