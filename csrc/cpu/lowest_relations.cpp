@@ -52,7 +52,7 @@ class Lowest {
     bool any_lower = false;
     std::vector<int32_t> columns;
     for (int64_t i = 0; i < p_.num_fine; ++i) {
-      const int64_t* cost = p_.cost + i * C_;
+      const int64_t* cost = p_.cost + i * p_.row_stride;
       const int64_t least = cost[out_.g[i]] + out_.price[out_.g[i]];
       int64_t count = 0;
       for (int64_t k = 0; k < C_; ++k) count += cost[k] + out_.price[k] == least;
