@@ -19,8 +19,8 @@ from ..neighbours import group_knn, sample_neighbours
 from ..relations import group_cost, solve_relations
 from ._inputs import Rows
 
-_BANK = 1 << 27  # teacher logits [N, K_F] kept at most; beyond, a frozen teacher gives the same ones when asked
-_LOGITS = 1 << 24  # logits computed at once in a pass over all rows
+_BANK = 1 << 26  # teacher logits [N, K_F] kept at most; beyond, a frozen teacher gives the same ones when asked
+_LOGITS = 1 << 22  # logits computed at once in a pass over all rows
 _MEMBERS = 256  # samples per centre that k-means looks at
 
 
