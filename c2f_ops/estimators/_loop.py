@@ -58,6 +58,8 @@ def make_head(width: int, num_fine: int, hidden: Sequence[int], seed: int, devic
 
 def find_neighbours(x: Any, groups: np.ndarray, k: int, metric: str, device: torch.device) -> Tensor:
     """int ``[N, k]`` nearest samples of the same group, -1 where there are fewer, on the device."""
+    if k == 0:
+        return torch.empty((len(groups), 0), dtype=torch.int32, device=device)
     if not hasattr(x, "toarray"):
         x = x if x.dtype in (np.float64, np.float32, np.float16) else x.astype(np.float32)
         return group_knn(x, groups, k, metric).indices.to(device)
