@@ -194,7 +194,7 @@ def table(record: dict) -> str:
     lines = [
         f"{about['device']}, {about['threads']} threads, torch {about['torch']}, commit {about['commit']}, "
         f"{record['date']}. Forward and gradient, {clocks[record['clock']]}, medians of interleaved runs (20 % to "
-        f"80 % in brackets). Limits: least bytes over copy bandwidth ({rates['copy'] / 1e9:.1f} GB/s), and exponentials "
+        f"80 % in brackets). Limits: least bytes over copy bandwidth ({rates['copy'] / 1e9:.1f} GB/s), exponentials "
         f"over the rate of torch.exp in cache ({rates['exp'] / 1e9:.2f} G/s), both measured in this run.",
         "",
         "| case | type | ours | vs dense | vs compile | vs reference | bytes limit | exp limit "
