@@ -88,7 +88,7 @@ def dense(z: Tensor, s: Tensor, t: Tensor, y: Tensor, g: Tensor, coarse: int) ->
     return 0.5 * l_coarse + 0.5 * (l_nn + l_conf) + 2.0 * l_reg
 
 
-def exp_rate(device: str) -> float:
+def exp_rate(device: str, clock: str) -> float:
     """Exponentials per second of `torch.exp` on what stays in cache."""
     x = torch.randn(2**18 if device == "cpu" else 2**24, device=device)
     out = torch.empty_like(x)
@@ -97,7 +97,7 @@ def exp_rate(device: str) -> float:
         for _ in range(8):
             torch.exp(x, out=out)
 
-    return 8 * x.numel() / interleave({"exp": run}, device=device, seconds=1.0)["exp"].low
+    return 8 * x.numel() / interleave({"exp": run}, device=device, seconds=1.0, clock=clock)["exp"].low
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,9 @@ class Row:
     peak_bytes: dict[str, int | None]
 
 
-def measure(case: Case, dtype: str, *, device: str, backend: str, seconds: float, compiled: bool, rates: Rates) -> Row:
+def measure(
+    case: Case, dtype: str, *, device: str, backend: str, seconds: float, compiled: bool, clock: str, rates: Rates
+) -> Row:
     """Measure ours and its rivals on one case, interleaved, and the peak memory of each."""
     kind = DTYPES[dtype]
     z, s, t, y, g = operands(case, kind, device)
@@ -141,7 +143,7 @@ def measure(case: Case, dtype: str, *, device: str, backend: str, seconds: float
     if case.dense():
         difference = ((losses["ours"]() - losses["dense"]()) / losses["dense"]()).abs().item()
     peaks = {name: peak_extra_bytes(run, device) for name, run in runs.items()}
-    timings = interleave(runs, device=device, seconds=seconds)
+    timings = interleave(runs, device=device, seconds=seconds, clock=clock)
     return Row(
         case=case.name,
         shape=f"{case.source}: B {case.batch}, K_F {case.fine}, K_C {case.coarse}, L {case.neighbours}",
@@ -164,12 +166,14 @@ def run_suite(
     backend: str = "auto",
     seconds: float = 10.0,
     compiled: bool = True,
+    clock: str = "wall",
 ) -> dict[str, object]:
     """Measure cases; returns the record that `write_record` saves and `table` prints."""
-    rates = Rates(measure_limits(torch.float32, device, seconds=2.0).copy, exp_rate(device))
+    rates = Rates(measure_limits(torch.float32, device, seconds=2.0, clock=clock).copy, exp_rate(device, clock))
     rows = [
         measure(
-            CASES[name], dtype, device=device, backend=backend, seconds=seconds, compiled=compiled, rates=rates
+            CASES[name], dtype, device=device, backend=backend, seconds=seconds, compiled=compiled, clock=clock,
+            rates=rates,
         )
         for name in names
         for dtype in dtypes
@@ -177,6 +181,7 @@ def run_suite(
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(device),
+        "clock": clock,
         "rates": asdict(rates),
         "rows": [asdict(row) for row in rows],
     }
@@ -185,11 +190,12 @@ def run_suite(
 def table(record: dict) -> str:
     """The record as a Markdown table."""
     about, rates = record["machine"], record["rates"]
+    clocks = {"wall": "wall time", "cpu": "processor time of all threads"}
     lines = [
         f"{about['device']}, {about['threads']} threads, torch {about['torch']}, commit {about['commit']}, "
-        f"{record['date']}. Forward and gradient, medians of interleaved runs (20 % to 80 % in brackets). Limits: "
-        f"least bytes over copy bandwidth ({rates['copy'] / 1e9:.1f} GB/s), and exponentials over the rate of "
-        f"torch.exp in cache ({rates['exp'] / 1e9:.2f} G/s), both measured in this run.",
+        f"{record['date']}. Forward and gradient, {clocks[record['clock']]}, medians of interleaved runs (20 % to "
+        f"80 % in brackets). Limits: least bytes over copy bandwidth ({rates['copy'] / 1e9:.1f} GB/s), exponentials "
+        f"over the rate of torch.exp in cache ({rates['exp'] / 1e9:.2f} G/s), both measured in this run.",
         "",
         "| case | type | ours | vs dense | vs compile | vs reference | bytes limit | exp limit "
         "| peak extra memory: ours / dense / compile |",

@@ -17,11 +17,12 @@ class Limits:
     copy: float
 
 
-def measure_limits(dtype: torch.dtype, device: str, *, seconds: float = 4.0) -> Limits:
+def measure_limits(dtype: torch.dtype, device: str, *, seconds: float = 4.0, clock: str = "wall") -> Limits:
     """Time a square product and a copy that leaves the caches; the 20th percentile counts, as a ceiling should."""
     n = 8192 if device.startswith("cuda") else 2048
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     source = torch.empty((2**30 if device.startswith("cuda") else 2**28) // 4, device=device).zero_()
     target = torch.empty_like(source)
-    times = interleave({"mm": lambda: a @ b, "copy": lambda: target.copy_(source)}, device=device, seconds=seconds)
+    runs = {"mm": lambda: a @ b, "copy": lambda: target.copy_(source)}
+    times = interleave(runs, device=device, seconds=seconds, clock=clock)
     return Limits(gemm=2 * n**3 / times["mm"].low, copy=2 * source.nbytes / times["copy"].low)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import sys
 import time
@@ -36,15 +37,19 @@ def interleave(
     seconds: float = 10.0,
     least: int = 5,
     most: int = 200,
+    clock: str = "wall",
 ) -> dict[str, Timing]:
-    """Time callables in turns for ``seconds``, each ``least`` to ``most`` times, after one warm-up."""
+    """Time callables in turns for ``seconds``, each ``least`` to ``most`` times, after one warm-up.
+
+    ``clock``: "wall", or "cpu", the processor time of all threads, which a machine shared with others does not stretch.
+    """
     for run in contenders.values():
         run()
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + seconds
     while len(next(iter(samples.values()))) < most:
         for name, run in contenders.items():
-            samples[name].append(_once(run, device))
+            samples[name].append(_once(run, device, clock))
         if time.perf_counter() > end and len(next(iter(samples.values()))) >= least:
             break
     return {name: Timing.of(taken) for name, taken in samples.items()}
@@ -72,6 +77,8 @@ def peak_extra_bytes(run: Callable[[], object], device: str = "cpu") -> int | No
     if not sys.platform.startswith("linux"):
         return None
     run()  # thread pools, packed weights and caches that stay are not this run's
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # what the allocator keeps for later would hide what is used again
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to the resident size
     except OSError:
@@ -88,7 +95,7 @@ def _status(key: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {key}")
 
 
-def _once(run: Callable[[], object], device: str) -> float:
+def _once(run: Callable[[], object], device: str, clock: str) -> float:
     if device.startswith("cuda"):
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
@@ -96,6 +103,7 @@ def _once(run: Callable[[], object], device: str) -> float:
         stop.record()
         torch.cuda.synchronize()
         return start.elapsed_time(stop) / 1e3
-    begin = time.perf_counter()
+    read = time.process_time if clock == "cpu" else time.perf_counter
+    begin = read()
     run()
-    return time.perf_counter() - begin
+    return read() - begin

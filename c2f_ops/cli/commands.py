@@ -239,6 +239,7 @@ def bench_falcon_loss(
     device: Annotated[str, _option(_MACHINE, "auto, cpu or cuda.")] = "auto",
     seconds: Annotated[float, _option(_MACHINE, "Time for each row.")] = 10.0,
     compiled: Annotated[bool, _option(_MACHINE, "Measure torch.compile too.", "--compile/--no-compile")] = True,
+    clock: Annotated[str, _option(_MACHINE, "wall, or cpu: processor time of all threads.")] = "wall",
     out: Annotated[Path | None, _option(_MACHINE, "JSON file to write; the table goes beside it.")] = None,
 ) -> None:  # fmt: skip
     """Time falcon_loss with its gradient against the dense masked form, interleaved, with limits and peak memory."""
@@ -248,12 +249,18 @@ def bench_falcon_loss(
     from ..bench.report import DTYPES
 
     names, kinds = _list("cases", cases, str), _list("dtypes", dtypes, str)
-    for option, values, known in (("cases", names, CASES), ("dtypes", kinds, DTYPES)):
+    for option, values, known in (
+        ("cases", names, CASES),
+        ("dtypes", kinds, DTYPES),
+        ("clock", [clock], ("wall", "cpu")),
+    ):
         for value in values:
             if value not in known:
                 raise ValueError(f"bench: --{option} must be among {', '.join(known)}, got {value!r}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    record = run_suite(names, dtypes=kinds, device=device, backend=backend, seconds=seconds, compiled=compiled)
+    record = run_suite(
+        names, dtypes=kinds, device=device, backend=backend, seconds=seconds, compiled=compiled, clock=clock
+    )
     print(table(record))
     if out is not None:
         write_record(record, out)

@@ -204,6 +204,9 @@ def test_bank_equals_gathered_neighbours(backend, device):
     expected = torch.stack([row[here].mean() for row, here in zip(nn, mask, strict=True) if here.any()]).mean()
     terms = terms_of(backend, z, s, bank, y, g, idx=idx, nbr_mask=mask)
     assert terms[NN] == pytest.approx(expected.item(), rel=1e-5)
+    exact = double((z, s, bank, y, g))
+    loss = falcon_loss(*exact, idx=idx.cpu(), nbr_mask=mask.cpu(), backend="reference")
+    assert relative_error(run(bank, idx=idx, nbr_mask=mask)[2], torch.autograd.grad(loss, exact[0])[0]) < 1e-6
 
 
 def test_nobody_has_a_neighbour(backend, device):
