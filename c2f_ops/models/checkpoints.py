@@ -60,8 +60,8 @@ def load_backbone_weights(
 
     Args:
         model: a backbone of `c2f_ops.models.make_backbone`, or any module with the names of the file.
-        path: a ``.safetensors`` file, one of `torch.save`, or a folder with ``model.safetensors``. Only tensors and
-            plain data are read; a file that needs more is refused.
+        path: a ``.safetensors`` file, one of `torch.save`, or the folder of a checkpoint or a run, whose newest
+            checkpoint counts. Only tensors and plain data are read; a file that needs more is refused.
         source: ``"mocov3"`` (v1 and v2 too), ``"solo"``, ``"timm"``, ``"torchvision"``, ``"c2f"``, or ``"auto"``: the
             one with most tensors of the model.
         prefix: of the names of the backbone in the file, where it is none of `PREFIXES`, for example
@@ -74,8 +74,7 @@ def load_backbone_weights(
     """
     if source not in SOURCES:
         raise ValueError(f"load_backbone_weights: source must be one of {', '.join(SOURCES)}, got {source!r}")
-    file = Path(path)
-    file = file / "model.safetensors" if file.is_dir() else file
+    file = _find(Path(path))
     tensors = _read(file)
     own = model.state_dict()
     candidates = [(source, prefix)] if prefix is not None else _candidates(tensors, source)
@@ -84,7 +83,8 @@ def load_backbone_weights(
     if not loaded:
         raise ValueError(
             f"load_backbone_weights: path must hold weights of {type(model).__name__} "
-            f"({', '.join(list(own)[:2])}, ...) as {source} names them, got {', '.join(list(tensors)[:3]) or 'no tensors'}, ... in {file}"
+            f"({', '.join(list(own)[:2])}, ...) as {source} names them, "
+            f"got {', '.join(list(tensors)[:3]) or 'no tensors'}, ... in {file}"
         )
     below = [key for key in tensors if key.startswith(prefix)]
     odd = [key for key in below if key[len(prefix) :] not in loaded]
@@ -100,11 +100,17 @@ def load_backbone_weights(
     if strict and (report.missing or report.unexpected):
         raise ValueError(
             f"load_backbone_weights: path must hold exactly the weights of the model, "
-            f"got {len(report.missing)} missing ({_first(report.missing, own)}) and {len(report.unexpected)} unexpected "
-            f"({_first(report.unexpected, tensors)}) in {file}"
+            f"got {len(report.missing)} missing ({_first(report.missing, own)}) "
+            f"and {len(report.unexpected)} unexpected ({_first(report.unexpected, tensors)}) in {file}"
         )
     model.load_state_dict({key: tensors[prefix + key] for key in loaded}, strict=False)
     return report
+
+
+def _find(path: Path) -> Path:
+    """Return the file that a path means."""
+    newest = max(path.glob("checkpoints/step-*"), default=path)
+    return newest / "model.safetensors" if newest.is_dir() else newest
 
 
 def _read(path: Path) -> dict[str, Tensor]:

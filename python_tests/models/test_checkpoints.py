@@ -127,6 +127,12 @@ def test_our_own_checkpoints_and_a_named_prefix(tmp_path):
     safetensors.save_file(tensors, tmp_path / "model.safetensors")
     assert load_backbone_weights(model, tmp_path, source="c2f").dropped == ("projector.0.weight",)  # the folder
     assert same(model, wanted)
+    for step, seed in ((2, 3), (10, 4)):
+        folder = tmp_path / f"run/checkpoints/step-{step:08d}"
+        folder.mkdir(parents=True)
+        safetensors.save_file(weights(small(seed), "backbone."), folder / "model.safetensors")
+    load_backbone_weights(model, tmp_path / "run")
+    assert same(model, small(4))
     torch.save(mocov3(wanted), tmp_path / "moco.pth")
     load_backbone_weights(model, tmp_path / "moco.pth", prefix="module.momentum_encoder.")
     assert same(model, small(9))

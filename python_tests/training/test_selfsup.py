@@ -138,7 +138,7 @@ def test_views_follow_from_seed_and_step_and_not_from_the_share_of_a_process():
 def test_views_without_changes_are_the_images():
     images = load_images(TINY, "train").stacked(16)[:8]
     config = replace(TINY, min_area=1.0, jitter=0.0, grey_share=0.0)
-    maps = crop_maps(8, config, torch.Generator().manual_seed(0), torch.zeros(8, dtype=torch.bool))
+    maps = crop_maps(8, config.min_area, torch.Generator().manual_seed(0), torch.zeros(8, dtype=torch.bool))
     assert maps[:, 0, 0].min() > 0.85  # only the aspect differs
     contrast, matrix = _colours(8, config, torch.Generator().manual_seed(0))
     torch.testing.assert_close(_change_colours(images.float() / 255, contrast, matrix), images.float() / 255)

@@ -22,7 +22,7 @@ def two_views(images: Tensor, config: SelfsupConfig, step: int, *, batch: int, r
     """Make two independent views: uint8 ``[B', 3, H, W]`` -> float32 ``[2 B', 3, S, S]`` in 0..1, channels last.
 
     Chance follows from (``config.seed``, ``step``) and is drawn for all of the ``batch`` images, of which ``images``
-    are the ``rows``, so that the views do not depend on the number of processes. Rows i and B' + i are views of image i.
+    are the ``rows``, so that the views do not depend on the number of processes. Rows i and B' + i show image i.
     """
     views, size = [], config.view_size or config.image_size
     for view in range(2):
@@ -35,15 +35,24 @@ class ViewOptions(Protocol):
     """What `random_view` needs to know; see `SelfsupConfig`."""
 
     @property
-    def min_area(self) -> float: ...
+    def min_area(self) -> float:
+        """Least share of the image in a crop."""
+
     @property
-    def jitter(self) -> float: ...
+    def jitter(self) -> float:
+        """Strength of the change of colours."""
+
     @property
-    def jitter_share(self) -> float: ...
+    def jitter_share(self) -> float:
+        """Share of views with other colours."""
+
     @property
-    def grey_share(self) -> float: ...
+    def grey_share(self) -> float:
+        """Share of views without colours."""
+
     @property
-    def blur_share(self) -> float: ...
+    def blur_share(self) -> float:
+        """Share of blurred views."""
 
 
 def random_view(
@@ -61,7 +70,7 @@ def random_view(
     Chance is drawn for all of the ``batch`` images, of which ``images`` are the ``rows``; a share ``flip`` is mirrored.
     """
     flips = torch.rand(batch, generator=generator) < flip
-    maps = crop_maps(batch, options, generator, flips)[rows]
+    maps = crop_maps(batch, options.min_area, generator, flips)[rows]
     contrast, matrix = _colours(batch, options, generator)
     sigma = torch.empty(batch).uniform_(0.1, 2.0, generator=generator)
     blurred = torch.rand(batch, generator=generator) < options.blur_share

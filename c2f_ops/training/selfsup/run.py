@@ -133,10 +133,12 @@ class _Loop:
         self.images, self.coarse = dataset.stacked(config.image_size), dataset.labels[:, 0]
         self.sampler = BatchSampler(len(self.images), config.batch_size, config.seed, "selfsup")
         self.steps = max(1, round(config.epochs * self.sampler.batches))
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        plain = [p for p in model.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim <= 1]},
+        ]
         self.optimizer = torch.optim.SGD(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain}],
+            groups,
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.momentum > 0,
