@@ -63,6 +63,7 @@ class State:
         self.left = int(self.excess.clip(min=0).sum())
 
     def lengths_from(self, node: int) -> np.ndarray:
+        """Lengths of the arcs out of a node."""
         columns, cost = len(self.n), self.problem.cost
         if node == columns:
             return np.append(np.where(self.n > 0, -self.problem.slot(self.n), NO_ARC), NO_ARC)
@@ -71,7 +72,7 @@ class State:
         return np.append(moves, self.problem.slot(self.n + 1)[node])
 
     def find_path(self, source: int) -> tuple[list[int], np.ndarray, dict[int, np.ndarray]]:
-        """Dijkstra to the first node with a free slot: nodes by distance, distances, arcs of the nodes before the last."""
+        """Dijkstra to the first node with a free slot: nodes by distance, distances, arcs of all nodes but the last."""
         distance = np.full(len(self.price), NO_ARC)
         is_open = np.ones(len(self.price), bool)
         distance[source], node, order, arcs = 0, source, [source], {}
@@ -139,7 +140,7 @@ def _make_lowest(state: State) -> None:
         home = int(g[row])
         if tight[row].argmax() == home:
             continue
-        # Nodes from which tight moves of later rows, or slots at the price, lead to `home`; `hop` is the next node there.
+        # Nodes from which tight moves of later rows, or slots at the price, lead home; `hop` is the next node there.
         opens = problem.slot(n + 1) == price[:-1]
         closes = (n > 0) & (problem.slot(n) == price[:-1])
         hop = np.full(columns + 1, -1)

@@ -13,15 +13,15 @@ def group_cost(
 ) -> Tensor:
     """Sum predictions by coarse label: ``out[:, j] += sum over i with y_i = j of p[i, :]``.
 
-    Over the samples of a data set, divided by their number, this is the matrix C of `solve_relations`. Sums are float64 in
-    a fixed order: equal from run to run, on CPU and GPU.
+    Over the samples of a data set, divided by their number, this is the matrix C of `solve_relations`. Sums are float64
+    in a fixed order: equal from run to run, on CPU and GPU.
 
     Args:
         p: ``[N, K_F]`` predictions, floating point.
         y: ``[N]`` integer coarse labels; samples of label -1 are left out.
         num_coarse: K_C.
-        out: float64 ``[K_F, K_C]``, any strides, added to in place; default: zeros, columns contiguous, which is the fast
-            layout.
+        out: float64 ``[K_F, K_C]``, any strides, added to in place; default: zeros, columns contiguous, which is the
+            fast layout.
         from_logits: ``p`` are logits, softmax (in float32 or wider) makes predictions of them.
 
     Returns:
@@ -42,7 +42,9 @@ def group_cost(
     if num_coarse < 1:
         raise ValueError(f"group_cost: num_coarse must be at least 1, got {num_coarse}")
     if len(y) and not -1 <= int(y.min()) <= int(y.max()) < num_coarse:
-        raise ValueError(f"group_cost: y must be -1 or below num_coarse={num_coarse}, got {int(y.min())}..{int(y.max())}")
+        raise ValueError(
+            f"group_cost: y must be -1 or below num_coarse={num_coarse}, got {int(y.min())}..{int(y.max())}"
+        )
     if out is None:
         out = torch.zeros(num_coarse, p.shape[1], dtype=torch.float64, device=p.device).T
     elif out.shape != (p.shape[1], num_coarse) or out.dtype != torch.float64:

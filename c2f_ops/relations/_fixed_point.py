@@ -114,8 +114,8 @@ class FixedPoint:
     def prices(self, price: np.ndarray) -> np.ndarray:
         """Prices of the solver as float64, optimal for the rounded problem without its tie digits.
 
-        All arcs have whole steps but those that gain or lose a move. Rounding all prices down from a common cut keeps the
-        former; it keeps the latter if no price lies exactly at the cut, and there are more cuts than prices.
+        All arcs have whole steps but those that gain or lose a move. Rounding all prices down from a common cut keeps
+        the former; it keeps the latter if no price lies exactly at the cut, and there are more cuts than prices.
         """
         if self.unit > 1:
             taken = set((price % self.unit).tolist())

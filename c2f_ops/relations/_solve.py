@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,15 +28,15 @@ class RelationResult:
         g: int32 ``[K_F]``, coarse class of each fine class.
         n: int64 ``[K_C]``, fine classes of each coarse class.
         objective: Value of the objective at ``g``, its constant included.
-        gap: ``objective`` less the dual value at ``prices``, in float64 from C as given: the true optimum lies at most this
-            much lower. Never negative.
+        gap: ``objective`` less the dual value at ``prices``, in float64 from C as given: the true optimum lies at most
+            this much lower. Never negative.
         prices: float64 ``[K_C]``, a start for the next solve.
         moved: Fine classes whose coarse class is not that of ``prev``; 0 without ``prev``.
-        balance_forced: The balance term alone fixes the sizes: `balance_threshold` is passed, without prior, and the bounds
-            allow it.
+        balance_forced: The balance term alone fixes the sizes: `balance_threshold` is passed, without prior, and the
+            bounds allow it.
         quantization_error: Bound of what rounding to fixed point can cost in ``objective``.
-        method: "kept" where ``prices`` prove ``prev`` optimal as it is, "warm" where the solve began from ``prices``, else
-            "cold".
+        method: "kept" where ``prices`` prove ``prev`` optimal as it is, "warm" where the solve began from ``prices``,
+            else "cold".
     """
 
     g: np.ndarray
@@ -90,18 +91,18 @@ def solve_relations(
 ) -> RelationResult | list[RelationResult]:
     """Give every fine class its coarse class, at the least cost.
 
-    Minimises ``-sum_i C[i, g_i] + (lam / K_C) sum_j (n_j - nu_j)^2`` over maps g with ``lower_j <= n_j <= upper_j``, where
-    ``n_j`` counts the fine classes of coarse class j. This is FALCON's M-step (Grcić, Gadetsky, Brbić, ICML 2024, eq. 11 to
-    14), solved to proven optimality in polynomial time: see ``docs/ops/relations.md``.
+    Minimises ``-sum_i C[i, g_i] + (lam / K_C) sum_j (n_j - nu_j)^2`` over maps g with ``lower_j <= n_j <= upper_j``,
+    where ``n_j`` counts the fine classes of coarse class j. This is FALCON's M-step (Grcić, Gadetsky, Brbić, ICML 2024,
+    eq. 11 to 14), solved to proven optimality in polynomial time: see ``docs/ops/relations.md``.
 
-    Costs are rounded to 2^40 steps over the widest row of C (fewer from 2^16 fine classes on, with ``prev``). Among the
-    relations that are optimal for the rounded costs the result has the fewest moves from ``prev``, then the lowest coarse
-    classes, fine class 0 first. It is therefore the same for every backend, start, thread count and machine.
+    Costs are rounded to 2^40 steps over the widest row of C (with ``prev``, fewer from 2^17 fine classes on). Among the
+    relations that are optimal for the rounded costs the result has the fewest moves from ``prev``, then the lowest
+    coarse classes, fine class 0 first. It is therefore the same for every backend, start, thread count and machine.
 
     Args:
-        C: ``[K_F, K_C]``, K_F >= K_C, finite and not negative, any strides; float64 or float32 (others are widened). A list
-            or tuple of D matrices is solved in parallel threads; then ``lam``, ``prev``, ``prices``, ``lower``, ``upper``
-            and ``prior`` may be sequences of D values each, and arrays must be.
+        C: ``[K_F, K_C]``, K_F >= K_C, finite and not negative, any strides; float64 or float32 (others are widened). A
+            list or tuple of D matrices is solved in parallel threads; each other argument is then a list or tuple of D
+            values, or one number or None for all.
         lam: Weight of the balance term, not negative.
         prev: int ``[K_F]`` previous relation; decides ties.
         prices: ``[K_C]`` prices of an earlier result; saves time, decides nothing.
@@ -153,10 +154,14 @@ def balance_threshold(C: Any) -> float:
 def _one_per_matrix(name: str, value: Any, count: int) -> list[Any]:
     if isinstance(value, list | tuple):
         if len(value) != count:
-            raise ValueError(f"solve_relations: {name} must have one entry for each of {count} matrices, got {len(value)}")
+            raise ValueError(
+                f"solve_relations: {name} must have one entry for each of {count} matrices, got {len(value)}"
+            )
         return list(value)
     if value is not None and not np.isscalar(value):
-        raise TypeError(f"solve_relations: {name} must be a list or a number for a list of C, got {type(value).__name__}")
+        raise TypeError(
+            f"solve_relations: {name} must be a list or a number for a list of C, got {type(value).__name__}"
+        )
     return [value] * count
 
 
@@ -180,18 +185,17 @@ def _matrix(value: Any, what: str) -> np.ndarray:
     if not (least >= 0 and most < np.inf):  # NaN goes through min and max
         bad = ~np.isfinite(C) | (C < 0)
         i, j = (int(x[0]) for x in bad.nonzero())
-        raise ValueError(f"{what} must be finite and not negative, got {C[i, j]} at [{i}, {j}] ({bad.sum()} such entries)")
+        raise ValueError(
+            f"{what} must be finite and not negative, got {C[i, j]} at [{i}, {j}] ({bad.sum()} such entries)"
+        )
     return C
 
 
-def _vector(value: Any, size: int, name: str, label: str, *, integer: bool) -> np.ndarray:
-    """A vector ``[size]`` as int64 or float64; a number stands for a constant vector where integers are asked for."""
-    what = f"solve_relations: {name}{label}"
+def _vector(value: Any, size: int, what: str, *, integer: bool) -> np.ndarray:
+    """A vector ``[size]`` as int64 or float64."""
     array = _array(value, what)
     if integer and array.dtype.kind == "f":
         raise TypeError(f"{what} must be integer, got {array.dtype}")
-    if array.ndim == 0 and integer and name != "prev":
-        array = np.broadcast_to(array, (size,))
     if array.shape != (size,):
         raise ValueError(f"{what} must have shape [{size}], got {list(array.shape)}")
     if not integer and not np.isfinite(array).all():
@@ -200,7 +204,11 @@ def _vector(value: Any, size: int, name: str, label: str, *, integer: bool) -> n
 
 
 def _bounds(lower: Any, upper: Any, fine: int, coarse: int, label: str) -> tuple[np.ndarray, np.ndarray]:
-    low = _vector(lower, coarse, "lower", label, integer=True)
+    def bound(value: Any, name: str) -> np.ndarray:
+        vector = np.full(coarse, value) if np.ndim(value) == 0 else value
+        return _vector(vector, coarse, f"solve_relations: {name}{label}", integer=True)
+
+    low = bound(lower, "lower")
     if low.min() < 0:
         raise ValueError(f"solve_relations: lower{label} must not be negative, got {low.min()}")
     if low.sum() > fine:
@@ -208,7 +216,7 @@ def _bounds(lower: Any, upper: Any, fine: int, coarse: int, label: str) -> tuple
     room = fine - low.sum() + low
     if upper is None:
         return low, room
-    high = _vector(upper, coarse, "upper", label, integer=True)
+    high = bound(upper, "upper")
     if (high < low).any():
         j = int((high < low).argmax())
         raise ValueError(f"solve_relations: upper{label} must be at least lower, got {high[j]} < {low[j]} at {j}")
@@ -232,22 +240,28 @@ def _solve(
 ) -> RelationResult:
     C = _matrix(C, f"solve_relations: C{label}")
     fine, coarse = C.shape
+    if not isinstance(lam, numbers.Real):
+        raise TypeError(f"solve_relations: lam{label} must be a number, got {type(lam).__name__}")
+    lam = float(lam)
     if not 0 <= lam < np.inf:
         raise ValueError(f"solve_relations: lam{label} must be finite and not negative, got {lam}")
-    lam = float(lam)
+    if fine >= 2**31:
+        raise ValueError(f"solve_relations: C{label} must have K_F < 2^31, got {fine}")
     low, high = _bounds(lower, upper, fine, coarse, label)
     nu = np.full(coarse, fine / coarse)
     if prior is not None:
-        nu = _vector(prior, coarse, "prior", label, integer=False)
+        nu = _vector(prior, coarse, f"solve_relations: prior{label}", integer=False)
         if nu.min() < 0 or abs(nu.sum() - fine) > 1e-6 * fine:
             expected = f"not be negative and sum to K_F={fine}"
             raise ValueError(f"solve_relations: prior{label} must {expected}, got least {nu.min()}, sum {nu.sum()}")
     if prev is not None:
-        prev = _vector(prev, fine, "prev", label, integer=True)
+        prev = _vector(prev, fine, f"solve_relations: prev{label}", integer=True)
         if prev.min() < 0 or prev.max() >= coarse:
             raise ValueError(f"solve_relations: prev{label} must be in 0..{coarse - 1}, got {prev.min()}..{prev.max()}")
     fixed = FixedPoint.of(C, lam, low, high, nu, prev)
-    start = None if prices is None else fixed.start(_vector(prices, coarse, "prices", label, integer=False))
+    start = None
+    if prices is not None:
+        start = fixed.start(_vector(prices, coarse, f"solve_relations: prices{label}", integer=False))
     problem = (fixed.cost, fixed.level, fixed.slope, fixed.window, fixed.unit, low, high, start, stop)
     g, n, price, taken, paths = solver(*problem)
     moved = 0 if prev is None else int((g != prev).sum())
@@ -289,7 +303,7 @@ def _gap(
     weight = lam / C.shape[1]
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         best = np.where(v == 0, n, np.sign(v) * np.inf) if weight == 0 else np.floor((v / weight + 1 + 2 * nu) / 2)
-    # The best size but for rounding, so its neighbours too; r instead of n rows gains (r - n) (v - the mean cost of their slots).
+    # The best size but for rounding, so its neighbours too. r rows, not n, gain (r - n) (v - mean cost of the slots).
     sizes = np.clip(best + np.array([[-1], [0], [1]]), lower, upper)
     gains = (sizes - n) * (v - weight * (sizes + n - 2 * nu))
     return gain + float(gains.max(0).clip(min=0).sum())

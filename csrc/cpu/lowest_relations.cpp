@@ -1,8 +1,9 @@
 // Of all optimal relations the lexicographically smallest one.
 //
-// With optimal prices v a relation is optimal exactly when each row stands in one of its tight columns (cost[i, k] + v_k least) and
-// each n_j has slot_j(n_j) <= v_j <= slot_j(n_j + 1). So row after row takes its lowest tight column from which a chain of tight
-// moves of later rows, and of slots that open or close at the price, leads back to the column it leaves.
+// With optimal prices v a relation is optimal exactly when each row stands in one of its tight columns (cost[i, k] +
+// v_k least) and each n_j has slot_j(n_j) <= v_j <= slot_j(n_j + 1). So row after row takes its lowest tight column
+// from which a chain of tight moves of later rows, and of slots that open or close at the price, leads back to the
+// column it leaves.
 #include <algorithm>
 #include <cstdint>
 #include <vector>

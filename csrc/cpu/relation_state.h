@@ -39,7 +39,8 @@ class StopClock {
   Clock::time_point next_;
 };
 
-// Turns an optimal relation into the lexicographically smallest one; solution->g and n change, prices stay valid. False: stopped.
+// Turns an optimal relation into the lexicographically smallest one; solution->g and n change, prices stay valid.
+// False: stopped.
 bool make_lowest(const RelationProblem& problem, StopClock* clock, RelationSolution* solution);
 
 }  // namespace c2f

@@ -1,12 +1,13 @@
-// solve_relations by shortest paths. Every row stands in a column that is cheapest for it at the current prices; columns that
-// hold more rows than they have open slots send one row at a time along a shortest path to a column with a free slot.
+// solve_relations by shortest paths. Every row stands in a column that is cheapest for it at the current prices;
+// columns that hold more rows than they have open slots send one row at a time along a shortest path to a column with a
+// free slot.
 //
 // Nodes are the columns and, last, the market t, which opens and closes slots. Length of an arc before prices:
 //   j -> k   min over rows i of j of cost[i, k] - cost[i, j]   a row moves
 //   j -> t   slot_j(n_j + 1)                                   j opens a slot
 //   t -> j   -slot_j(n_j)                                      j closes a slot
-// length + v_to - v_from >= 0 at all times (v_t = 0): Dijkstra's condition, and the proof of optimality once no column holds more
-// or fewer rows than slots.
+// length + v_to - v_from >= 0 at all times (v_t = 0): Dijkstra's condition, and the proof of optimality once no column
+// holds more or fewer rows than slots.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -21,8 +22,8 @@ constexpr int64_t kGather = 4;     // cost of a strided load over that of a sequ
 constexpr int64_t kFewRows = 128;  // problems below are solved as they are
 constexpr int64_t kDone = std::numeric_limits<int64_t>::max();
 
-// Distances over a node at `offset` with arcs of these lengths; returns the least among nodes that are not done. Not inlined:
-// its pointers need the registers.
+// Distances over a node at `offset` with arcs of these lengths; returns the least among nodes that are not done. Not
+// inlined: its pointers need the registers.
 [[gnu::noinline]] int64_t relax(int64_t size, const int64_t* __restrict__ length, const int64_t* __restrict__ price,
                                 const int64_t* __restrict__ done, int64_t offset, int64_t* __restrict__ distance) {
   int64_t least = kDone;
@@ -42,8 +43,8 @@ class Solver {
     excess_.resize(nodes_);
   }
 
-  // Puts each row into its cheapest column at prices v and opens slots for them as far as the prices allow. Returns how many rows
-  // and slots are left to move.
+  // Puts each row into its cheapest column at prices v and opens slots for them as far as the prices allow. Returns how
+  // many rows and slots are left to move.
   int64_t place(const int64_t* v) {
     std::copy(v, v + C_, price_.begin());
     price_[C_] = 0;
@@ -138,7 +139,8 @@ class Solver {
     }
   }
 
-  // After `row` has left: the arcs that were its moves go to the remaining rows; if they are many, all arcs are made anew.
+  // After `row` has left: the arcs that were its moves go to the remaining rows; if they are many, all arcs are made
+  // anew.
   void withdraw_moves(int64_t column, int32_t row) {
     int64_t* arc = arcs_from(column);
     int32_t* mover = movers_from(column);
@@ -223,12 +225,12 @@ class Solver {
   const RelationProblem& p_;
   RelationSolution& out_;
   const int64_t C_, nodes_, stride_;
-  std::vector<int64_t> arc_;                         // [nodes, stride]
-  std::vector<int32_t> mover_;                       // [C, C] the row behind an arc between columns
-  std::vector<char> fresh_;                          // [nodes] whether the arcs out of a column are those of its rows
-  std::vector<int64_t> price_, distance_, done_;     // [stride] done: 0 or kDone
-  std::vector<int64_t> excess_;                      // [nodes] rows less open slots; of the market, open slots less rows
-  std::vector<std::vector<int32_t>> rows_;           // [C]
+  std::vector<int64_t> arc_;                      // [nodes, stride]
+  std::vector<int32_t> mover_;                    // [C, C] the row behind an arc between columns
+  std::vector<char> fresh_;                       // [nodes] whether the arcs out of a column are those of its rows
+  std::vector<int64_t> price_, distance_, done_;  // [stride] done: 0 or kDone
+  std::vector<int64_t> excess_;                   // [nodes] rows less open slots; of the market, open slots less rows
+  std::vector<std::vector<int32_t>> rows_;        // [C]
   std::vector<int64_t> order_, orphans_;
 };
 
