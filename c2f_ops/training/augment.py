@@ -21,7 +21,7 @@ def augment(images: Tensor, config: Config, generator: torch.Generator, *, batch
     size = config.image_size
     flips = torch.rand(batch, generator=generator) < (0.5 if config.flip else 0.0)
     if config.augment == "resized_crop":
-        theta = crop_maps(batch, config, generator, flips)[rows]
+        theta = crop_maps(batch, config.min_area, generator, flips)[rows]
         return sample_crops(images, theta, size)
     if config.padding:
         images = _reflect(images, config.padding)
@@ -32,9 +32,9 @@ def augment(images: Tensor, config: Config, generator: torch.Generator, *, batch
     return torch.where(flips[rows, None, None, None].to(out.device), out.flip(-1), out)
 
 
-def crop_maps(batch: int, config: Config, generator: torch.Generator, flips: Tensor) -> Tensor:
-    """Affine maps ``[B, 2, 3]`` of crops with area in [min_area, 1] of the image and aspect in [3/4, 4/3]."""
-    area = torch.empty(batch).uniform_(config.min_area, 1.0, generator=generator)
+def crop_maps(batch: int, min_area: float, generator: torch.Generator, flips: Tensor) -> Tensor:
+    """Affine maps ``[B, 2, 3]`` of crops with area in [``min_area``, 1] of the image and aspect in [3/4, 4/3]."""
+    area = torch.empty(batch).uniform_(min_area, 1.0, generator=generator)
     aspect = torch.empty(batch).uniform_(-math.log(4 / 3), math.log(4 / 3), generator=generator).exp()
     width, height = (area * aspect).sqrt().clamp(max=1.0), (area / aspect).sqrt().clamp(max=1.0)
     centre = torch.empty(batch, 2).uniform_(-1.0, 1.0, generator=generator)

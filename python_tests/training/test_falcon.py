@@ -12,23 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 import c2f_ops
-from c2f_ops.models import Falcon, FalconConfig
-
-for library in ("accelerate", "safetensors", "sklearn", "matplotlib", "rich", "torchvision"):
-    pytest.importorskip(library)
-
-from accelerate import Accelerator
-
 from c2f_ops import cli
+from c2f_ops.models import Falcon, FalconConfig
 from c2f_ops.training import Interrupted
 from c2f_ops.training.falcon import FalconRun, FalconTrainer, Hooks, Learner, make_run, train_falcon
 from c2f_ops.training.falcon import run as run_module
 from c2f_ops.training.falcon.config import change, parse_setting, read_settings
 from c2f_ops.training.falcon.loop import _share
 from c2f_ops.training.falcon.start import label_groups, sharpness
+
+pytest.importorskip("sklearn")
 
 SIDE, FINE = 8, 6
 SWITCHES = {"mstep_init": "random", "mstep_every": 2, "neighbours_retrieved": 4, "neighbours_per_step": 2}

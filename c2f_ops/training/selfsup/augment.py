@@ -35,15 +35,15 @@ class ViewOptions(Protocol):
     """What `random_view` needs to know; see `SelfsupConfig`."""
 
     @property
-    def min_area(self) -> float: ...
+    def min_area(self) -> float: ...  # noqa: D102
     @property
-    def jitter(self) -> float: ...
+    def jitter(self) -> float: ...  # noqa: D102
     @property
-    def jitter_share(self) -> float: ...
+    def jitter_share(self) -> float: ...  # noqa: D102
     @property
-    def grey_share(self) -> float: ...
+    def grey_share(self) -> float: ...  # noqa: D102
     @property
-    def blur_share(self) -> float: ...
+    def blur_share(self) -> float: ...  # noqa: D102
 
 
 def random_view(
@@ -61,7 +61,7 @@ def random_view(
     Chance is drawn for all of the ``batch`` images, of which ``images`` are the ``rows``; a share ``flip`` is mirrored.
     """
     flips = torch.rand(batch, generator=generator) < flip
-    maps = crop_maps(batch, options, generator, flips)[rows]
+    maps = crop_maps(batch, options.min_area, generator, flips)[rows]
     contrast, matrix = _colours(batch, options, generator)
     sigma = torch.empty(batch).uniform_(0.1, 2.0, generator=generator)
     blurred = torch.rand(batch, generator=generator) < options.blur_share
@@ -80,9 +80,10 @@ def _colours(batch: int, options: ViewOptions, generator: torch.Generator) -> tu
     become one matrix. torchvision turns the hue in HSV, shuffles the order and clips after each change.
     """
     jittered = torch.rand(batch, generator=generator) < options.jitter_share
+    low, high = 1 - options.jitter, 1 + options.jitter
     brightness, contrast, saturation = (
         torch.where(
-            jittered, torch.empty(batch).uniform_(1 - options.jitter, 1 + options.jitter, generator=generator), 1
+            jittered, torch.empty(batch).uniform_(low, high, generator=generator), 1
         )
         for _ in range(3)
     )
