@@ -60,7 +60,7 @@ class Hooks:
 
 
 class Learner(nn.Module):
-    """All that changes while training: `Falcon`, and with ``neighbour_mode`` "bank" the teacher's logits of all images."""
+    """What changes in training: `Falcon`, and with ``neighbour_mode`` "bank" the teacher's logits of all images."""
 
     bank: Tensor
 
