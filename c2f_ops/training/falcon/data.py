@@ -117,9 +117,8 @@ def coarse_levels(hierarchy: Hierarchy, run: FalconRun) -> list[int]:
         return [fine - 1]
     levels = [_level(hierarchy, "coarse_levels", name) for name in run.coarse_levels]
     if max(levels) >= fine:
-        raise ValueError(
-            f"falcon: coarse_levels must be above fine_level {hierarchy.levels[fine]}, got {', '.join(run.coarse_levels)}"
-        )
+        given = ", ".join(run.coarse_levels)
+        raise ValueError(f"falcon: coarse_levels must be above fine_level {hierarchy.levels[fine]}, got {given}")
     return levels
 
 

@@ -60,7 +60,7 @@ class Hooks:
 
 
 class Learner(nn.Module):
-    """All that changes while training: `Falcon`, and the teacher's logits of all images where neighbours come from it."""
+    """What changes in training: `Falcon`, and with ``neighbour_mode`` "bank" the teacher's logits of all images."""
 
     bank: Tensor
 
@@ -175,10 +175,8 @@ class FalconTrainer:
             if not here.finished:
                 results = self._solve_last()
                 if results is not None and log is not None:
-                    log.write(
-                        "relations", here.step,
-                        {"epoch": float(self.settings.epochs), "last": True, **self._describe(results, self.settings.epochs)},
-                    )  # fmt: skip
+                    facts = self._describe(results, self.settings.epochs)
+                    log.write("relations", here.step, {"epoch": float(self.settings.epochs), "last": True, **facts})
                 here.finished = True
         finally:
             progress.close()

@@ -15,6 +15,9 @@ from .config import FalconRun
 class FineClassifier(nn.Module):
     """Images ``[B, 3, S, S]`` in 0..1 -> logits ``[B, K_F]``."""
 
+    backbone: nn.Module
+    head: nn.Linear
+
     def __init__(self, backbone: nn.Module, num_fine: int) -> None:
         super().__init__()
         self.backbone = backbone

@@ -25,9 +25,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "birds": {
         "train_images": 2400, "test_images": 1000, "coarse_levels": ("family",), "fine_level": "genus",
         "image_size": 32, "colour": False, "backbone": "cifar_resnet_small",
-        "backbone_options": {"widths": [32, 64, 128]}, "start": "selfsup", "start_epochs": 40.0, "start_lr": 0.3,
-        "epochs": 15, "batch_size": 128, "lr": 0.05, "weight_decay": 5e-4, "min_area": 0.5, "jitter": 0.4, "threads": 1,
-        "falcon": {"neighbours_per_step": 3},
+        "backbone_options": {"widths": [32, 64, 128]}, "start": "selfsup", "start_epochs": 30.0, "start_lr": 0.3,
+        "epochs": 12, "batch_size": 128, "lr": 0.05, "weight_decay": 5e-4, "min_area": 0.5, "jitter": 0.4, "threads": 1,
+        "falcon": {"neighbours_per_step": 3, "mstep_init": "random"},
     },
     **dict.fromkeys(("cifar100", "cifar100-t2", "cifar100-t1t2", "cifar100-si", "cifar-si", "cifar68"), _CIFAR),
     **dict.fromkeys(("living17", "nonliving26"), _IMAGENET),
@@ -58,6 +58,7 @@ def make_run(data: str, preset: str = "recommended", changes: Mapping[str, Any] 
         defaults.update(start="none")
     switches = dict(defaults.pop("falcon", {}))
     if preset != "recommended":
-        switches.pop("neighbours_per_step", None)
+        for name in ("neighbours_per_step", "mstep_init"):
+            switches.pop(name, None)
     run = FalconRun(data=data, preset=preset, falcon=FalconConfig.preset(preset), last_solve=LAST_SOLVE[preset])
     return replace(change(change(run, {**defaults, "falcon": switches}), given), data=data, preset=preset)

@@ -19,7 +19,7 @@ from .config import FalconRun
 from .data import CoarseImages, Truth, coarse_part, load_split, truth_part
 from .evaluate import discovery, evaluate_logits, predict_logits
 from .loop import FalconTrainer, Hooks, Learner, Position
-from .model import build_falcon, is_path
+from .model import FineClassifier, build_falcon, is_path
 from .report import CLASSES, CURVES, plot_classes, plot_curves
 from .start import Start, learn_start, make_start
 
@@ -146,10 +146,14 @@ def _begin(
     learner = Learner(build_falcon(settings, num_fine, data.num_coarse), len(data.y)).to(device)
     learner = learner.to(memory_format=torch.channels_last)
     student = learner.falcon.student
+    assert isinstance(student, FineClassifier)
     if settings.init is not None and is_path(settings.init):
         from ...models.checkpoints import load_backbone_weights
 
-        load_backbone_weights(student.backbone, settings.init)
+        folder = Path(settings.init)
+        if (folder / CONFIG).is_file():  # a run of `c2f train selfsup`
+            folder, _ = find_checkpoint(folder, None)
+        load_backbone_weights(student.backbone, folder)
     learn_start(student, data.images, data.y, settings, console)
     learner.falcon.teacher.load_state_dict(student.state_dict())
     say(console, "neighbours and k-means inside the coarse classes ...")
