@@ -144,14 +144,14 @@ def judge(model: FalconClusterer, data: Embeddings, protocol: str) -> dict[str, 
         truth = true_relations(data, class_names(model))
         coarse = data.coarse[known] if data.coarse.ndim == 1 else None
     metrics = evaluate_discovery(
-        data.fine[known], model.predict(data.X[known]), g_true=truth, g_pred=None if truth is None else model.relations_,
-        y_coarse=coarse, protocol=protocol,
+        data.fine[known], model.predict(data.X[known]), g_true=truth,
+        g_pred=None if truth is None else model.relations_, y_coarse=coarse, protocol=protocol,
     )  # fmt: skip
     return _plain(metrics.to_dict())
 
 
 def true_relations(data: Embeddings, names: list[list[str]]) -> np.ndarray:
-    """int ``[D, K]``: most frequent coarse class of each fine class, as index into ``names``; -1 where there is none."""
+    """int ``[D, K]``: most frequent coarse class of each fine class, index into ``names``; -1 where there is none."""
     assert data.coarse is not None and data.fine is not None
     columns = data.coarse[:, None] if data.coarse.ndim == 1 else data.coarse
     relations = []
