@@ -42,7 +42,9 @@ def files(tmp_path_factory):
     with (folder / "test.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", *[f"x{i}" for i in range(8)], "kind", "name"])
-        writer.writerows([f"s{i}", *row, COARSE[PARENTS[k]], f"fine {k}"] for i, (row, k) in enumerate(zip(x, fine)))
+        writer.writerows(
+            [f"s{i}", *row, COARSE[PARENTS[k]], f"fine {k}"] for i, (row, k) in enumerate(zip(x, fine, strict=True))
+        )
     return folder
 
 
@@ -166,5 +168,5 @@ def test_options_are_those_of_the_estimator():
     model = options.estimator()
     assert isinstance(model, FalconClusterer)
     assert (model.n_fine, model.epochs, model.lr, model.hidden, model.config.lambda_m) == (4, 3, 0.2, (8,), 0.3)
-    with pytest.raises(ValueError, match="options must be among .*, got rate"):
+    with pytest.raises(ValueError, match=r"options must be among .*, got rate"):
         DiscoverOptions.of({"rate": 1})
