@@ -103,10 +103,11 @@ def _write_npz(
     coarse_names: Sequence[Sequence[str]],
     settings: str,
 ) -> None:
-    arrays: dict[str, Any] = {f"coarse_names_{d}": np.asarray(names, dtype=str) for d, names in enumerate(coarse_names)}
+    arrays: dict[str, Any] = {**columns, "params": settings, "version": __version__}
+    arrays |= {f"coarse_names_{d}": np.asarray(names, dtype=str) for d, names in enumerate(coarse_names)}
     arrays |= {} if matrix is None else {"X_c2f": matrix}
     arrays |= {} if relations is None else {"relations": relations}
-    np.savez(path, params=settings, version=__version__, **columns, **arrays)
+    np.savez(path, **arrays)
 
 
 def _write_parquet(path: Path, columns: dict[str, np.ndarray], matrix: np.ndarray | None, settings: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .hierarchy import Hierarchy
+from ..hierarchy import Hierarchy
 
 
 @dataclass(frozen=True)

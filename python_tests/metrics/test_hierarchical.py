@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from c2f_ops import metrics as metrics_module
 from c2f_ops.hierarchy import Hierarchy
 from c2f_ops.metrics import (
     area_under_risk_coverage,
@@ -16,6 +15,7 @@ from c2f_ops.metrics import (
     hierarchical_metrics,
     predictions_from_logits,
 )
+from c2f_ops.metrics import hierarchical as metrics_module
 
 pytestmark = pytest.mark.filterwarnings("ignore::c2f_ops.hierarchy.HierarchyWarning")
 
