@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import Falcon
-from ..models.falcon_init import kmeans_start, set_classifier, spread
+from ..models.falcon_init import kmeans_start, proportional, set_classifier, spread
 from ..neighbours import group_knn, sample_neighbours
 from ..relations import group_cost, solve_relations
 from ._inputs import Rows, dense
@@ -103,7 +103,9 @@ def start_from_kmeans(
     if keep:
         sizes = np.bincount(given[first], minlength=counts[first])
     elif sizes is None:
-        sizes = spread(num_fine, counts[first])
+        samples = np.bincount(codes[codes[:, first] >= 0, first], minlength=counts[first])
+        equal = falcon.config.group_prior == "equal"
+        sizes = spread(num_fine, counts[first]) if equal else proportional(num_fine, samples)
     rng = np.random.default_rng(seed)
     chosen = []
     for j, size in enumerate(sizes):

@@ -202,7 +202,9 @@ class Falcon(nn.Module):
             prices = self.get_buffer(f"prices_{d}")
             known = None if prices.isnan().any() else prices.cpu().numpy()
             lam = self.config.balance(self.num_fine, count, epoch, epochs)
-            result = solve_relations(cost.numpy(), lam, prev=self.relations[d].cpu().numpy(), prices=known)
+            prior = self.num_fine * cost.sum(0).numpy() if self.config.group_prior == "proportional" else None
+            previous = self.relations[d].cpu().numpy()
+            result = solve_relations(cost.numpy(), lam, prev=previous, prices=known, prior=prior)
             prices.copy_(torch.from_numpy(result.prices))
             results.append(result)
             self.get_buffer(f"cost_{d}").mul_(self.config.mstep_decay)

@@ -10,6 +10,7 @@ from .ema import BUFFER_POLICIES
 _CHOICES = {
     "pseudo_label": ("soft", "cosine_to_hard"),
     "lambda_m_after_soft": ("unchanged", "zero"),
+    "group_prior": ("equal", "proportional"),
     "ema_buffers": BUFFER_POLICIES,
     "mstep_source": ("student", "teacher"),
     "mstep_init": ("random", "reference", "kmeans"),
@@ -31,6 +32,8 @@ class FalconConfig:
         lambda_m: Weight of balance in the relation solve. None: half of what would force groups of equal size where all
             fine classes have equal mass, ``K_C / (4 K_F)``; with ``balanced`` twice of it, ``K_C / K_F``.
         balanced: The groups are known to have equal size.
+        group_prior: The group sizes that the balance term pulls to, and that a k-means start takes: "equal", as published,
+            or "proportional" to the samples of each coarse class, which is what fine classes of equal mass (L_reg) imply.
         lambda_m_after_soft: After the soft epochs "unchanged" or "zero".
         neighbours_retrieved: k of the nearest neighbours inside the coarse class.
         neighbours_per_step: How many of them a step draws for each sample.
@@ -58,6 +61,7 @@ class FalconConfig:
     soft_epochs: int | None = None
     lambda_m: float | None = None
     balanced: bool = False
+    group_prior: str = "proportional"
     lambda_m_after_soft: str = "unchanged"
     neighbours_retrieved: int = 20
     neighbours_per_step: int = 5
@@ -105,16 +109,16 @@ class FalconConfig:
     def paper(cls) -> FalconConfig:
         """What the paper states, without what only its code has."""
         return cls(
-            pseudo_label="soft", lambda_m=0.1, neighbours_per_step=20, ema_warmup=False, mstep_source="student",
-            mstep_decay=0.0, mstep_init="random",
+            pseudo_label="soft", lambda_m=0.1, group_prior="equal", neighbours_per_step=20, ema_warmup=False,
+            mstep_source="student", mstep_decay=0.0, mstep_init="random",
         )  # fmt: skip
 
     @classmethod
     def reference(cls) -> FalconConfig:
         """What the public reference code does where it differs from the paper."""
         return cls(
-            soft_epochs=30, lambda_m=0.1, lambda_m_after_soft="zero", ema_buffers="own", mstep_decay=0.0,
-            mstep_carry_over=False, mstep_init="reference", reg_ddp="reference",
+            soft_epochs=30, lambda_m=0.1, lambda_m_after_soft="zero", group_prior="equal", ema_buffers="own",
+            mstep_decay=0.0, mstep_carry_over=False, mstep_init="reference", reg_ddp="reference",
         )  # fmt: skip
 
     @classmethod

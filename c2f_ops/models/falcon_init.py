@@ -23,6 +23,14 @@ def spread(num_fine: int, num_coarse: int) -> np.ndarray:
     return sizes
 
 
+def proportional(num_fine: int, samples: np.ndarray) -> np.ndarray:
+    """int64 ``[K_C]``: sizes of groups in proportion to ``samples`` ``[K_C]``, each at least 1 (Sainte-Lague's method)."""
+    sizes = np.ones(len(samples), dtype=np.int64)
+    for _ in range(num_fine - len(samples)):
+        sizes[(samples / (2 * sizes + 1)).argmax()] += 1
+    return sizes
+
+
 def kmeans_start(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, *, seed: int = 0) -> FineStart:
     """k-means with ``sizes[j]`` centres among the samples of coarse class j.
 
