@@ -23,19 +23,19 @@ def poisoned_empty():
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def _backend(name: str):
-    state = c2f_ops.backends()["multilinear_pool"][name]
-    marks = [pytest.mark.cuda] if name in ("triton", "cuda") else []
+def _absent(name: str, op: str) -> str | None:
+    """Why ``op`` cannot be tested on this backend here; None: it can."""
     if name in ("triton", "cuda") and not torch.cuda.is_available():
-        marks.append(pytest.mark.skip(reason=f"{name} needs a GPU here (its interpreter run is in test_triton.py)"))
-    elif state != "ok":
-        marks.append(pytest.mark.skip(reason=f"{name}: {state}"))
-    return pytest.param(name, marks=marks)
+        return f"{name} needs a GPU here (Triton's interpreter run has tests of its own)"
+    state = c2f_ops.backends()[op][name]
+    return None if state == "ok" else f"{name}: {state}"
 
 
-@pytest.fixture(params=[_backend(name) for name in ("reference", "cpu", "triton", "cuda")])
+@pytest.fixture(params=["reference", "cpu", *(pytest.param(n, marks=pytest.mark.cuda) for n in ("triton", "cuda"))])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend in turn; absent ones skip with their reason."""
+    """Each backend in turn; those absent for the module's ``OP`` skip with their reason."""
+    if why := _absent(request.param, getattr(request.module, "OP", "multilinear_pool")):
+        pytest.skip(why)
     return request.param
 
 

@@ -45,7 +45,7 @@ CORE_DEPENDENCIES = {"torch", "numpy"}
 # Packages whose classes must derive from, or be decorated by, what an extra brings.
 EXTRAS_AT_TOP_LEVEL = {"bench": {"pytest"}, "cli": {"typer", "rich"}, "estimators": {"sklearn"}, "triton": {"triton"}}
 EXTRAS = ("PIL", "accelerate", "matplotlib", "rich", "safetensors", "scipy", "sklearn", "tensorboard", "timm")
-EXTRAS += ("faiss", "torchvision", "triton", "typer")
+EXTRAS += ("anndata", "faiss", "pandas", "pyarrow", "torchvision", "triton", "typer")
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

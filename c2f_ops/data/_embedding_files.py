@@ -188,8 +188,10 @@ def read_h5ad(path: Path, wanted: Wanted) -> Table:
             series = data.obs[name]
             if series.dtype.name == "category":
                 columns[name] = Column(series.cat.codes.to_numpy(), tuple(map(str, series.cat.categories)))
-            else:
+            elif isinstance(series.dtype, np.dtype):
                 columns[name] = Column(series.to_numpy())
+            else:  # an extension type, whose missing values are pandas.NA
+                columns[name] = Column(series.astype(object).where(series.notna(), None).to_numpy())
     if data.isbacked:
         data.file.close()
     return Table(_matrix(path, X.to_numpy() if hasattr(X, "to_numpy") else X), columns)

@@ -61,5 +61,5 @@ def load_cifar100_t1t2(root: Path, split: str, **options: Any) -> LabeledImages:
 
 
 def _table() -> list[dict[str, str]]:
-    text = resources.files(__package__).joinpath("tables", "cifar100.csv").read_text(encoding="utf-8")
+    text = (resources.files(__package__) / "tables" / "cifar100.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

@@ -177,8 +177,9 @@ def _texts(values: np.ndarray) -> np.ndarray:
     """Return values as strings; None and NaN as empty ones, whole floats (integers beside NaN) as integers."""
     if values.dtype.kind == "f":
         known = ~np.isnan(values)
-        if (values[known] % 1 != 0).any():
-            raise ValueError(f"load_embeddings: labels must be integers or names, got {values[known][0]}")
+        broken = values[known][values[known] % 1 != 0]
+        if len(broken):
+            raise ValueError(f"load_embeddings: labels must be integers or names, got {broken[0]}")
         texts = np.full(len(values), "", dtype="U24")
         texts[known] = values[known].astype(np.int64).astype(str)
         return texts

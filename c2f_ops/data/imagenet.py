@@ -71,7 +71,7 @@ def _read_classes(name: str, classes_csv: str | os.PathLike[str] | None) -> tupl
     if classes_csv is not None:
         text, source = Path(classes_csv).read_text(encoding="utf-8-sig"), Path(classes_csv).name
     elif name in SUBSETS:
-        text = resources.files(__package__).joinpath("tables", f"{name}.csv").read_text(encoding="utf-8")
+        text = (resources.files(__package__) / "tables" / f"{name}.csv").read_text(encoding="utf-8")
         source = f"{name}.csv"
     else:
         raise ValueError(f"load_imagenet_subset: name must be one of {', '.join(SUBSETS)}, got {name!r}")

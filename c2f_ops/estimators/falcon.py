@@ -184,7 +184,6 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         if first:
             known = None if classes is None else [np.unique(c) for c in (classes if datasets is not None else [classes])]
             X, labels = self._begin(X, y_coarse, dataset, known, datasets)
-            self._start_streaming()
         else:
             X = self._features(X, reset=False)
             labels = read_labels(
@@ -234,6 +233,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
             start_from_kmeans(falcon, rows, labels.codes, sizes, self.confidence, seed, keep=given is not None)
         self._classes, self.datasets_, self.history_ = labels.classes, labels.datasets, []
         self.classes_coarse_ = labels.classes[0] if len(labels.classes) == 1 else labels.classes
+        self._start_streaming()
         return X, labels
 
     def _count_fine(self, X: Any, labels: Labels, seed: int) -> np.ndarray | None:

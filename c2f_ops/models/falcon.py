@@ -45,7 +45,10 @@ class Falcon(nn.Module):
         last_results: The latest `RelationResult` of each data set, None before the first solve.
     """
 
+    student: nn.Module
+    teacher: nn.Module
     steps: Tensor
+    batches: Tensor
 
     def __init__(
         self,

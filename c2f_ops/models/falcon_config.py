@@ -32,8 +32,9 @@ class FalconConfig:
         lambda_m: Weight of balance in the relation solve. None: half of what would force groups of equal size where all
             fine classes have equal mass, ``K_C / (4 K_F)``; with ``balanced`` twice of it, ``K_C / K_F``.
         balanced: The groups are known to have equal size.
-        group_prior: The group sizes that the balance term pulls to, and that a k-means start takes: "equal", as published,
-            or "proportional" to the samples of each coarse class, which is what fine classes of equal mass (L_reg) imply.
+        group_prior: The group sizes that the balance term pulls to, and that a k-means start takes: "equal", as
+            published, or "proportional" to the samples of each coarse class, as fine classes of equal mass imply, which
+            L_reg asks for.
         lambda_m_after_soft: After the soft epochs "unchanged" or "zero".
         neighbours_retrieved: k of the nearest neighbours inside the coarse class.
         neighbours_per_step: How many of them a step draws for each sample.

@@ -24,7 +24,7 @@ def spread(num_fine: int, num_coarse: int) -> np.ndarray:
 
 
 def proportional(num_fine: int, samples: np.ndarray) -> np.ndarray:
-    """int64 ``[K_C]``: sizes of groups in proportion to ``samples`` ``[K_C]``, each at least 1 (Sainte-Lague's method)."""
+    """int64 ``[K_C]``: sizes in proportion to ``samples`` ``[K_C]``, each at least 1 (Sainte-Lague's method)."""
     sizes = np.ones(len(samples), dtype=np.int64)
     for _ in range(num_fine - len(samples)):
         sizes[(samples / (2 * sizes + 1)).argmax()] += 1

@@ -42,26 +42,25 @@ def falcon_loss_fwd(
     if z.device.type == "cpu":
         _check(y, member, labelled, neighbours, len(t))
 
-    lse = z.logsumexp(1)
-    p = (z - lse[:, None]).exp()
-    within = z.masked_fill(~member, NEGATIVE_INFINITY)
-    coarse = torch.where(labelled, lse - within.logsumexp(1), 0.0)
+    lse, log_p, p = z.logsumexp(1), z.log_softmax(1), z.softmax(1)  # not z - lse, whose rounding grows with the logits
+    within = log_p.masked_fill(~member, NEGATIVE_INFINITY)
+    coarse = torch.where(labelled, -within.logsumexp(1), 0.0)
 
     target = (s / temperature).masked_fill(~member, NEGATIVE_INFINITY)
     hard = torch.zeros_like(s).scatter_(1, target.argmax(1, keepdim=True), 1.0)
     q = tau * target.softmax(1) + (1 - tau) * hard
-    conf = torch.where(labelled, (q * (lse[:, None] - z)).sum(1), 0.0)
+    conf = torch.where(labelled, -(q * log_p).sum(1), 0.0)
 
     present = neighbours >= 0
     count = present.sum(1).to(wide)
     nn, w = torch.zeros_like(lse), torch.zeros_like(z)
     for idx, here in zip(neighbours.T, present.T, strict=True):
         row = t[idx.clamp(min=0)].to(wide) if len(t) else torch.zeros_like(z)
-        joint = (z + row).logsumexp(1)
+        joint = log_p + row.log_softmax(1)
         share = torch.where(here, 1 / count, 0.0)
-        nn += torch.where(here, share * (lse + row.logsumexp(1) - joint), 0.0)
+        nn += torch.where(here, -share * joint.logsumexp(1), 0.0)
         if save:
-            w += torch.where(here[:, None], share[:, None] * (z + row - joint[:, None]).exp(), 0.0)
+            w += torch.where(here[:, None], share[:, None] * joint.softmax(1), 0.0)
 
     terms = torch.stack([coarse, nn, conf], 1)
     grad = z.new_empty((0, z.shape[1]))
@@ -74,7 +73,7 @@ def falcon_loss_fwd(
 
 def falcon_loss_bwd(d_value: Tensor, d_mass: Tensor, z: Tensor, lse: Tensor, grad: Tensor) -> Tensor:
     """Gradient with respect to z: ``d_value_i grad_i + p_i (d_mass - <p_i, d_mass>)``, in z's type."""
-    p = (z.to(lse.dtype) - lse[:, None]).exp()
+    p = (z.to(lse.dtype) - lse[:, None]).softmax(1)
     return (d_value[:, None] * grad + p * (d_mass - (p @ d_mass)[:, None])).to(z.dtype)
 
 

@@ -21,8 +21,8 @@ def augment(images: Tensor, config: Config, generator: torch.Generator, *, batch
     size = config.image_size
     flips = torch.rand(batch, generator=generator) < (0.5 if config.flip else 0.0)
     if config.augment == "resized_crop":
-        theta = _crop_maps(batch, config, generator, flips)[rows]
-        return _sample(images, theta, size)
+        theta = crop_maps(batch, config, generator, flips)[rows]
+        return sample_crops(images, theta, size)
     if config.padding:
         images = _reflect(images, config.padding)
     room = images.shape[-1] - size + 1
@@ -32,7 +32,7 @@ def augment(images: Tensor, config: Config, generator: torch.Generator, *, batch
     return torch.where(flips[rows, None, None, None].to(out.device), out.flip(-1), out)
 
 
-def _crop_maps(batch: int, config: Config, generator: torch.Generator, flips: Tensor) -> Tensor:
+def crop_maps(batch: int, config: Config, generator: torch.Generator, flips: Tensor) -> Tensor:
     """Affine maps ``[B, 2, 3]`` of crops with area in [min_area, 1] of the image and aspect in [3/4, 4/3]."""
     area = torch.empty(batch).uniform_(config.min_area, 1.0, generator=generator)
     aspect = torch.empty(batch).uniform_(-math.log(4 / 3), math.log(4 / 3), generator=generator).exp()
@@ -45,7 +45,7 @@ def _crop_maps(batch: int, config: Config, generator: torch.Generator, flips: Te
     return theta
 
 
-def _sample(images: Tensor, theta: Tensor, size: int) -> Tensor:
+def sample_crops(images: Tensor, theta: Tensor, size: int) -> Tensor:
     grid = F.affine_grid(theta.to(images.device), [len(images), 3, size, size], align_corners=False)
     out = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return out.add_(0.5).clamp_(0, 255).to(torch.uint8)

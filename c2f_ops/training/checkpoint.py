@@ -17,6 +17,7 @@ from ..hierarchy import Hierarchy
 
 FOLDER = "checkpoints"
 KEPT = 2
+NO_HIERARCHY = "none"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -31,7 +32,7 @@ def save_checkpoint(
         model: its state dict is saved.
         optimizer: its tensors are saved under the names of the parameters.
         state: JSON data.
-        sha256: hash of the hierarchy.
+        sha256: hash of the hierarchy; `NO_HIERARCHY` for a model that knows no classes.
     """
     from safetensors.torch import save_file
 
@@ -58,7 +59,7 @@ def save_checkpoint(
     return final
 
 
-def find_checkpoint(run: Path, hierarchy: Hierarchy) -> tuple[Path, dict[str, Any]]:
+def find_checkpoint(run: Path, hierarchy: Hierarchy | None) -> tuple[Path, dict[str, Any]]:
     """Return the newest intact checkpoint of a run and its state.
 
     Raises:
@@ -79,12 +80,12 @@ def find_checkpoint(run: Path, hierarchy: Hierarchy) -> tuple[Path, dict[str, An
     raise FileNotFoundError(f"checkpoint: run must hold an intact checkpoint, got none in {run / FOLDER}")
 
 
-def load_model(folder: Path, model: nn.Module, hierarchy: Hierarchy) -> None:
+def load_model(folder: Path, model: nn.Module, hierarchy: Hierarchy | None) -> None:
     """Load the model of a checkpoint; the hash of its hierarchy is checked against the file itself."""
     from safetensors import safe_open
 
     with safe_open(folder / _MODEL, "pt") as file:
-        _check_hierarchy(folder, (file.metadata() or {}).get("hierarchy", "none"), hierarchy)
+        _check_hierarchy(folder, (file.metadata() or {}).get("hierarchy", NO_HIERARCHY), hierarchy)
         tensors = {key: file.get_tensor(key) for key in file.keys()}
     own = model.state_dict()
     odd = own.keys() ^ tensors.keys() or {key for key in own if own[key].shape != tensors[key].shape}
@@ -120,11 +121,10 @@ def _folders(run: Path) -> list[Path]:
     return sorted((run / FOLDER).glob("step-*"), reverse=True)
 
 
-def _check_hierarchy(folder: Path, saved: str, hierarchy: Hierarchy) -> None:
-    if saved != hierarchy.sha256:
-        raise ValueError(
-            f"checkpoint: hierarchy must be the one of {folder} with sha256 {saved[:12]}, got {hierarchy.sha256[:12]}"
-        )
+def _check_hierarchy(folder: Path, saved: str, hierarchy: Hierarchy | None) -> None:
+    given = NO_HIERARCHY if hierarchy is None else hierarchy.sha256
+    if saved != given:
+        raise ValueError(f"checkpoint: hierarchy must be the one of {folder} with sha256 {saved[:12]}, got {given[:12]}")
 
 
 def _sha256(path: Path) -> str:

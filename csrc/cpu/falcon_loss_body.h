@@ -1,8 +1,7 @@
 // The rows of falcon_loss for one instruction set. The including file has included its lanes_*.h and includes this file in an
 // anonymous namespace inside c2f.
 //
-// Rows of scratch are whole vectors. Past K_F logits are -inf, so that their exp is 0 and no loop but the first and the last
-// over a row has a remainder.
+// Rows of scratch are whole vectors.
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -10,45 +9,38 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // underflow, and K_F of them stay below float32 rounding of a larger sum for every K_F up to 5e6.
 constexpr float kLeastDot = 1e-24f;
 
-// out = row as float32; returns its largest.
+// Calls step(k, vector of elements k, k + 1, ...) over a row of logits; past its end they are -inf.
+template <typename T, typename Step>
+void for_each_vector(const T* row, int64_t size, Step step) {
+  int64_t k = 0;
+  for (; k + kLanes <= size; k += kLanes) step(k, load(row + k));
+  if (k < size) step(k, load_first(row + k, size - k, -kInfinity));
+}
+
 template <typename T>
-float copy_row(const T* row, int64_t size, float* out) {
-  constexpr int kChains = 4;
+float largest(const T* row, int64_t size) {
+  constexpr int64_t kChains = 4;
+  const int64_t whole = size / (kChains * kLanes) * (kChains * kLanes);
   Vec top[kChains];
   for (Vec& x : top) x = Vec{} - kInfinity;
-  int64_t k = 0;
-  for (; k + kChains * kLanes <= size; k += kChains * kLanes) {
+  for (int64_t k = 0; k < whole; k += kChains * kLanes) {
 #pragma GCC unroll 4
-    for (int c = 0; c < kChains; ++c) {
-      const Vec x = load(row + k + c * kLanes);
-      store(x, out + k + c * kLanes);
-      top[c] = x > top[c] ? x : top[c];
-    }
+    for (int64_t c = 0; c < kChains; ++c) top[c] = larger_of(load(row + k + c * kLanes), top[c]);
   }
-  for (; k < size; k += kLanes) {
-    const Vec x = k + kLanes <= size ? load(row + k) : load_first(row + k, size - k, -kInfinity);
-    store(x, out + k);
-    top[0] = x > top[0] ? x : top[0];
-  }
-  for (int c = 1; c < kChains; ++c) top[0] = top[c] > top[0] ? top[c] : top[0];
-  return largest_of(top[0]);
+  for_each_vector(row + whole, size - whole, [&](int64_t, Vec x) { top[0] = larger_of(x, top[0]); });
+  return largest_of(larger_of(larger_of(top[0], top[1]), larger_of(top[2], top[3])));
 }
 
-// out = exp((x - top) * factor); returns its sum.
-float exp_row(const float* x, int64_t size, float top, float factor, float* out) {
+// out = exp((x - top) * factor), 0 past the end; returns its sum.
+template <typename T>
+float exp_row(const T* x, int64_t size, float top, float factor, float* out) {
   Vec sum{};
-  for (int64_t k = 0; k < size; k += kLanes) {
-    const Vec e = exp_vector((load(x + k) - top) * factor);
+  for_each_vector(x, size, [&](int64_t k, Vec row) {
+    const Vec e = exp_vector((row - top) * factor);
     store(e, out + k);
     sum += e;
-  }
+  });
   return sum_of(sum);
-}
-
-// out[j] = row[members[j]], padded to a whole vector; returns the largest.
-float gather(const float* row, const int32_t* members, int64_t size, float* out) {
-  for (int64_t j = 0; j < size; ++j) out[j] = row[members[j]];
-  return copy_row(out, size, out);
 }
 
 // Fine classes in the group of sample i, ascending. `labelled`: whether it has a label at all.
@@ -63,9 +55,7 @@ int64_t find_group(const FalconLossFwdArgs& args, int64_t i, bool* labelled, int
   const int32_t *g = args.g + d * K_F, label = static_cast<int32_t>(y[d]);
   int64_t count = 0, k = 0;
   for (; k + kLanes <= K_F; k += kLanes) {
-    for (unsigned mask = equal_mask(g + k, label); mask != 0; mask &= mask - 1) {
-      members[count++] = static_cast<int32_t>(k + __builtin_ctz(mask));
-    }
+    count += append_equal(g + k, label, static_cast<int32_t>(k), members + count);
   }
   for (; k < K_F; ++k) {
     if (g[k] == label) members[count++] = static_cast<int32_t>(k);
@@ -87,106 +77,147 @@ int64_t find_group(const FalconLossFwdArgs& args, int64_t i, bool* labelled, int
   return kept;
 }
 
+struct FalconScratch {
+  float *p, *joint, *rest;                // [K_F] exp(z - max z), a neighbour's exp(z + t - ..), the neighbours' part of grad
+  float *group_z, *group_s, *group_grad;  // [members] logits of the group, its part of grad
+  int32_t* members;
+
+  FalconScratch(float* begin, int64_t K_F) {
+    const int64_t stride = falcon_row_floats(K_F);
+    for (float** row : {&p, &joint, &rest, &group_z, &group_s, &group_grad}) {
+      *row = begin;
+      begin += stride;
+    }
+    members = reinterpret_cast<int32_t*>(begin);
+  }
+};
+
+struct Row {
+  float z_top, z_sum, log_z_sum;
+  float coarse = 0, nn = 0, conf = 0;
+  float share = 0;  // of joint in grad, not yet in rest
+};
+
+// coarse and conf, and group_grad = scale[0] p^G + scale[2] q.
+template <typename T>
+void group_terms(const FalconLossFwdArgs& args, const T* z, const T* s, int64_t size, const FalconScratch& to, Row* row) {
+  for (int64_t j = 0; j < size; ++j) {
+    to.group_z[j] = to_float(z[to.members[j]]);
+    to.group_s[j] = to_float(s[to.members[j]]);
+  }
+  const float top = largest(to.group_z, size), sum = exp_row(to.group_z, size, top, 1, to.group_grad);
+  row->coarse = (row->z_top - top) + __builtin_logf(row->z_sum / sum);
+
+  const float s_top = largest(to.group_s, size);
+  const float soft = args.tau / exp_row(to.group_s, size, s_top, 1 / args.temperature, to.joint);
+  int64_t hard = 0;
+  while (hard < size && to.group_s[hard] != s_top) ++hard;
+  for (int64_t j = 0; j < size; ++j) {
+    const float q = to.joint[j] * soft + (j == hard ? 1 - args.tau : 0);
+    row->conf += q * (row->z_top - to.group_z[j] + row->log_z_sum);
+    to.group_grad[j] = to.group_grad[j] * (args.scale[0] / sum) + args.scale[2] * q;
+  }
+}
+
+// nn, and scale[1] mean_l softmax(z + t_l) as rest + share * joint. While one neighbour's exponentials are formed, the one before
+// is added to rest and the one after is searched for its largest logit: memory and arithmetic overlap.
+template <typename T>
+void neighbour_terms(const FalconLossFwdArgs& args, const T* z, const int64_t* neighbours, int64_t count,
+                     const FalconScratch& to, Row* row) {
+  const int64_t K_F = args.problem.K_F, L = args.problem.L;
+  const T* t = static_cast<const T*>(args.t);
+  const auto next_of = [&](int64_t l) {
+    do ++l;
+    while (l < L && (neighbours[l] < 0 || neighbours[l] >= args.problem.N));
+    return l;
+  };
+  int64_t l = next_of(-1);
+  float t_top = largest(t + neighbours[l] * args.t_stride, K_F);
+  while (l < L) {
+    const int64_t after = next_of(l);
+    const T *here = t + neighbours[l] * args.t_stride, *ahead = after < L ? t + neighbours[after] * args.t_stride : here;
+    Vec sums{}, dots{}, tops = Vec{} - kInfinity;
+    const float share = row->share;
+    const auto step = [&](int64_t k, Vec x, Vec next) {
+      store(load(to.rest + k) + load(to.joint + k) * share, to.rest + k);
+      const Vec e = exp_vector(x - t_top), joint = load(to.p + k) * e;
+      store(joint, to.joint + k);
+      sums += e;
+      dots += joint;
+      tops = larger_of(next, tops);
+    };
+    int64_t k = 0;
+    for (; k + kLanes <= K_F; k += kLanes) step(k, load(here + k), load(ahead + k));
+    if (k < K_F) step(k, load_first(here + k, K_F - k, -kInfinity), load_first(ahead + k, K_F - k, -kInfinity));
+
+    float dot = sum_of(dots);
+    if (dot < kLeastDot) {  // z + t with its own maximum
+      for_each_vector(z, K_F, [&](int64_t k, Vec x) { store(x - row->z_top, to.joint + k); });
+      for_each_vector(here, K_F, [&](int64_t k, Vec x) { store(load(to.joint + k) + (x - t_top), to.joint + k); });
+      const float top = largest(to.joint, K_F);
+      dot = exp_row(to.joint, K_F, top, 1, to.joint);
+      row->nn -= top;
+    }
+    row->nn += __builtin_logf(row->z_sum / dot * sum_of(sums));
+    row->share = args.scale[1] / (static_cast<float>(count) * dot);
+    t_top = largest_of(tops);
+    l = after;
+  }
+  row->nn /= static_cast<float>(count);
+}
+
 template <typename T>
 void forward_row(const FalconLossFwdArgs& args, int64_t i, bool first, float* scratch, float* mass, FalconFault* fault) {
-  const FalconLossProblem& problem = args.problem;
-  const int64_t K_F = problem.K_F, L = problem.L, stride = falcon_row_floats(K_F);
-  float *z = scratch, *p = z + stride, *t = p + stride, *v = t + stride, *pull = v + stride, *rest = pull + stride;
-  int32_t* members = reinterpret_cast<int32_t*>(rest + stride);
-  const T *z_row = static_cast<const T*>(args.z) + i * args.z_stride,
-          *s_row = static_cast<const T*>(args.s) + i * args.s_stride;
+  const int64_t K_F = args.problem.K_F, L = args.problem.L;
+  const FalconScratch to(scratch, K_F);
+  const T *z = static_cast<const T*>(args.z) + i * args.z_stride, *s = static_cast<const T*>(args.s) + i * args.s_stride;
 
   bool labelled;
-  const int64_t group = find_group(args, i, &labelled, members);
-  for (int64_t j = 0; j < group; ++j) __builtin_prefetch(s_row + members[j]);
+  const int64_t group = find_group(args, i, &labelled, to.members);
   if (labelled && group == 0) {
     fault->empty_row = i < fault->empty_row ? i : fault->empty_row;
     labelled = false;
   }
-
-  const float z_top = copy_row(z_row, K_F, z);
-  const float z_sum = exp_row(z, K_F, z_top, 1, p), log_z_sum = __builtin_logf(z_sum);
-
-  // The group: pull = scale[0] p^G + scale[2] q on its members.
-  float coarse = 0, conf = 0;
-  if (labelled) {
-    const float top = gather(z, members, group, t), sum = exp_row(t, group, top, 1, v);
-    coarse = (z_top - top) + __builtin_logf(z_sum / sum);
-    for (int64_t j = 0; j < group; j += kLanes) store(load(v + j) * (args.scale[0] / sum), pull + j);
-
-    for (int64_t j = 0; j < group; ++j) rest[j] = to_float(s_row[members[j]]);
-    const float s_top = copy_row(rest, group, rest);
-    const float soft = args.tau / exp_row(rest, group, s_top, 1 / args.temperature, v);
-    int64_t hard = 0;
-    while (hard + 1 < group && rest[hard] != s_top) ++hard;
-    if (rest[hard] != s_top) hard = 0;
-    for (int64_t j = 0; j < group; j += kLanes) store(load(v + j) * soft, v + j);
-    v[hard] += 1 - args.tau;
-    for (int64_t j = 0; j < group; ++j) {
-      conf += v[j] * (z_top - t[j] + log_z_sum);
-      pull[j] += args.scale[2] * v[j];
-    }
-  }
-
-  // The neighbours: rest = scale[1] mean_l softmax(z + t_l).
+  for (int64_t j = 0; j < group; ++j) __builtin_prefetch(s + to.members[j]);
   const int64_t* neighbours = args.neighbours + i * L;
   int64_t count = 0;
   for (int64_t l = 0; l < L; ++l) {
-    if (neighbours[l] >= problem.N) {
-      fault->neighbour = neighbours[l] > fault->neighbour ? neighbours[l] : fault->neighbour;
-    } else {
-      count += neighbours[l] >= 0;
-    }
+    const bool inside = neighbours[l] < args.problem.N;
+    count += inside && neighbours[l] >= 0;
+    if (!inside && neighbours[l] > fault->neighbour) fault->neighbour = neighbours[l];
   }
-  for (int64_t k = 0; k < K_F; k += kLanes) store(Vec{}, rest + k);
-  float nn = 0;
-  for (int64_t l = 0; l < L; ++l) {
-    if (neighbours[l] < 0 || neighbours[l] >= problem.N) continue;
-    const float t_top = copy_row(static_cast<const T*>(args.t) + neighbours[l] * args.t_stride, K_F, t);
-    Vec sums{}, dots{};
-    for (int64_t k = 0; k < K_F; k += kLanes) {
-      const Vec e = exp_vector(load(t + k) - t_top), joint = load(p + k) * e;
-      store(joint, v + k);
-      sums += e;
-      dots += joint;
-    }
-    const float t_sum = sum_of(sums);
-    float dot = sum_of(dots);
-    if (dot < kLeastDot) {  // z + t with its own maximum
-      for (int64_t k = 0; k < K_F; k += kLanes) store((load(z + k) - z_top) + (load(t + k) - t_top), t + k);
-      const float top = copy_row(t, K_F, t);
-      dot = exp_row(t, K_F, top, 1, v);
-      nn -= top;
-    }
-    nn += __builtin_logf(z_sum / dot * t_sum);
-    if (args.grad == nullptr) continue;
-    const float share = args.scale[1] / (static_cast<float>(count) * dot);
-    for (int64_t k = 0; k < K_F; k += kLanes) store(load(rest + k) + load(v + k) * share, rest + k);
-  }
-  if (count > 0) nn /= static_cast<float>(count);
 
-  args.lse[i] = z_top + log_z_sum;
-  args.value[i] = args.scale[0] * coarse + args.scale[1] * nn + args.scale[2] * conf;
-  float* terms = args.terms + i * 3;
-  terms[0] = coarse;
-  terms[1] = nn;
-  terms[2] = conf;
-
-  const float total = (labelled ? args.scale[0] + args.scale[2] : 0) + (count > 0 ? args.scale[1] : 0), norm = 1 / z_sum;
-  float* grad = args.grad + i * K_F;
+  Row row;
+  row.z_top = largest(z, K_F);
+  row.z_sum = exp_row(z, K_F, row.z_top, 1, to.p);
+  row.log_z_sum = __builtin_logf(row.z_sum);
+  if (labelled) group_terms(args, z, s, group, to, &row);
   for (int64_t k = 0; k < K_F; k += kLanes) {
-    const Vec share = load(p + k) * norm;
-    store(first ? share : load(mass + k) + share, mass + k);
-    if (args.grad == nullptr) continue;
-    const Vec row = share * total - load(rest + k);
-    if (k + kLanes <= K_F) {
-      store(row, grad + k);
-    } else {
-      store_first(row, K_F - k, grad + k);
-    }
+    store(Vec{}, to.rest + k);
+    store(Vec{}, to.joint + k);
   }
-  if (args.grad == nullptr || !labelled) return;
-  for (int64_t j = 0; j < group; ++j) grad[members[j]] -= pull[j];
+  if (count > 0) neighbour_terms(args, z, neighbours, count, to, &row);
+
+  args.lse[i] = row.z_top + row.log_z_sum;
+  args.value[i] = args.scale[0] * row.coarse + args.scale[1] * row.nn + args.scale[2] * row.conf;
+  float* terms = args.terms + i * 3;
+  terms[0] = row.coarse;
+  terms[1] = row.nn;
+  terms[2] = row.conf;
+
+  const float norm = 1 / row.z_sum;
+  for (int64_t k = 0; k < K_F; k += kLanes) {
+    const Vec p = load(to.p + k) * norm;
+    store(first ? p : load(mass + k) + p, mass + k);
+  }
+  if (args.grad == nullptr) return;
+  const float total = norm * ((labelled ? args.scale[0] + args.scale[2] : 0) + (count > 0 ? args.scale[1] : 0));
+  float* grad = args.grad + i * K_F;
+  const auto part = [&](int64_t k) { return load(to.p + k) * total - load(to.rest + k) - load(to.joint + k) * row.share; };
+  int64_t k = 0;
+  for (; k + kLanes <= K_F; k += kLanes) store(part(k), grad + k);
+  if (k < K_F) store_first(part(k), K_F - k, grad + k);
+  for (int64_t j = 0; j < group; ++j) grad[to.members[j]] -= to.group_grad[j];
 }
 
 // p = exp(z - lse) over its own sum, which is 1 but for the rounding of lse.

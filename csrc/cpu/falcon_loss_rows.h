@@ -18,7 +18,7 @@ struct FalconFault {
 // Floats of one row of scratch: a multiple of every vector length and of a cache line.
 constexpr int64_t falcon_row_floats(int64_t K_F) { return (K_F + 15) / 16 * 16; }
 
-// Rows of scratch of one thread: z, p, t, v, pull, the rest of the gradient, members.
+// Rows of scratch of one thread: FalconScratch in falcon_loss_body.h.
 inline constexpr int kFalconScratchRows = 7;
 
 // Row i of every output. mass += p, or = p where `first`; `scratch` and `mass` have whole rows of scratch, aligned to 64 bytes.

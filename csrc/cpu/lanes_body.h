@@ -2,7 +2,10 @@
 // define, in an anonymous namespace inside c2f,
 //   kLanes                       floats of a vector register
 //   load_f16, store_f16          a vector of float16 to and from float32
-//   equal_mask                   which of kLanes integers equal a value, as bits
+//   larger_of                    the larger of each two lanes; the second where one is NaN
+//   sum_of, largest_of           of the lanes of one vector
+//   append_equal                 appends base + i to out for each of kLanes integers x[i] equal to a value; returns how
+//                                many. Writes up to kLanes integers.
 // and include this file there: everything has internal linkage, so that no copy compiled for AVX-512 runs elsewhere.
 
 using Vec = float __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
@@ -43,37 +46,9 @@ inline Vec exp_vector(Vec x) {
   const Vec shifted = x * 1.44269504f + 0x1.8p23f;  // rounds to an integer in the low bits
   const Vec n = shifted - 0x1.8p23f;
   const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  const Vec exp_r =
-      1.0f + r +
-      r * r *
-          (((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
-            1.6666665459e-1f) *
-               r +
-           5.0000001201e-1f);
+  const Vec tail = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
+                    1.6666665459e-1f) * r + 5.0000001201e-1f;
+  const Vec exp_r = (tail * r + 1.0f) * r + 1.0f;
   const Vec exp_x = exp_r * (Vec)(((Bits)shifted << 23) + 0x3f800000u);
   return x < -87.3365f ? Vec{} : exp_x;
 }
-
-// The sum and the largest of the lanes, halves folded onto each other. NaN is never the largest.
-template <int n>
-float fold_sum(const float* x) {
-  if constexpr (n == 1) {
-    return x[0];
-  } else {
-    float half[n / 2];
-    for (int i = 0; i < n / 2; ++i) half[i] = x[i] + x[i + n / 2];
-    return fold_sum<n / 2>(half);
-  }
-}
-template <int n>
-float fold_max(const float* x) {
-  if constexpr (n == 1) {
-    return x[0];
-  } else {
-    float half[n / 2];
-    for (int i = 0; i < n / 2; ++i) half[i] = x[i] > x[i + n / 2] ? x[i] : x[i + n / 2];
-    return fold_max<n / 2>(half);
-  }
-}
-inline float sum_of(Vec x) { return fold_sum<kLanes>(reinterpret_cast<const float*>(&x)); }
-inline float largest_of(Vec x) { return fold_max<kLanes>(reinterpret_cast<const float*>(&x)); }

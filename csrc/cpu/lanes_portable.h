@@ -15,10 +15,20 @@ inline Float4 load_f16(const Float16* x) {
 inline void store_f16(Float4 x, Float16* out) {
   for (int i = 0; i < kLanes; ++i) from_float(x[i], out + i);
 }
-inline unsigned equal_mask(const int32_t* x, int32_t value) {
-  unsigned mask = 0;
-  for (int i = 0; i < kLanes; ++i) mask |= unsigned{x[i] == value} << i;
-  return mask;
+inline Float4 larger_of(Float4 a, Float4 b) { return a > b ? a : b; }
+inline float sum_of(Float4 x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+inline float largest_of(Float4 x) {
+  float largest = x[0];
+  for (int i = 1; i < kLanes; ++i) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+inline int append_equal(const int32_t* x, int32_t value, int32_t base, int32_t* out) {
+  int count = 0;
+  for (int i = 0; i < kLanes; ++i) {
+    out[count] = base + i;
+    count += x[i] == value;
+  }
+  return count;
 }
 
 #include "cpu/lanes_body.h"

@@ -44,10 +44,9 @@ struct Columns {
     }
   }
 
-  // The items of a row, from memory or, where `source` leads to the first column's, from elsewhere; -inf beyond the
-  // last.
+  // The items, -inf beyond the last column. `source` and `target` point at the first column's.
   template <class T>
-  __device__ __forceinline__ void load_from(const T* source, float (&items)[kItems]) const {
+  __device__ __forceinline__ void load(const T* source, float (&items)[kItems]) const {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) items[i] = -INFINITY;
     each_vector([&](int j, int offset) {
@@ -59,18 +58,12 @@ struct Columns {
   }
 
   template <class T>
-  __device__ __forceinline__ void load(const T* __restrict__ row, float (&items)[kItems]) const {
-    load_from(row + first, items);
-  }
-
-  template <class T>
-  __device__ __forceinline__ void store(T* __restrict__ row, const float (&items)[kItems]) const {
-    row += first;
+  __device__ __forceinline__ void store(T* target, const float (&items)[kItems]) const {
     each_vector([&](int j, int offset) {
       float values[kVec];
 #pragma unroll
       for (int v = 0; v < kVec; ++v) values[v] = items[j * kVec + v];
-      store_vec<kVec>(row + offset, values);
+      store_vec<kVec>(target + offset, values);
     });
   }
 

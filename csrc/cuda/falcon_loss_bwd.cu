@@ -19,7 +19,7 @@ __global__ void __launch_bounds__((kItems == kFewItems ? kFewWarps : kMaxWarps) 
   float p[kItems], other[kItems], dot = 0.f;
   const auto load_p = [&](int64_t begin) {
     const Columns<kVec, kItems> columns(threadIdx.x, K_F - begin);
-    columns.load(z_row + begin, p);
+    columns.load(z_row + begin + columns.first, p);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) p[i] = exp_of(p[i] - lse);
     return columns;
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__((kItems == kFewItems ? kFewWarps : kMaxWarps) 
 #pragma unroll 1
   for (int64_t begin = 0; begin < K_F; begin += tile) {
     const auto columns = load_p(begin);
-    columns.load(args.d_mass + begin, other);
+    columns.load(args.d_mass + begin + columns.first, other);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) dot += columns.has(i) ? p[i] * other[i] : 0.f;
   }
@@ -35,13 +35,13 @@ __global__ void __launch_bounds__((kItems == kFewItems ? kFewWarps : kMaxWarps) 
 #pragma unroll 1
   for (int64_t begin = 0; begin < K_F; begin += tile) {
     const auto columns = K_F > tile ? load_p(begin) : Columns<kVec, kItems>(threadIdx.x, K_F);
-    columns.load(args.d_mass + begin, other);
+    columns.load(args.d_mass + begin + columns.first, other);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) p[i] *= other[i] - dot;
-    columns.load(args.grad + row * K_F + begin, other);
+    columns.load(args.grad + row * K_F + begin + columns.first, other);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) p[i] += d_value * other[i];
-    columns.store(static_cast<T*>(args.d_z) + row * K_F + begin, p);
+    columns.store(static_cast<T*>(args.d_z) + row * K_F + begin + columns.first, p);
   }
 }
 

@@ -19,7 +19,7 @@ struct NextRow {
     if constexpr (kAsync) {
       columns.each_vector([&](int, int offset) {
         constexpr int kBytes = kVec * sizeof(T);
-        copy_async<kBytes>(slot + offset, row + columns.first + offset, kBytes);
+        copy_async<kBytes>(slot + offset, row + offset, kBytes);
       });
       copy_async_commit();
     }
@@ -28,7 +28,7 @@ struct NextRow {
   __device__ __forceinline__ void take(float (&items)[kItems]) const {
     if constexpr (kAsync) {
       copy_async_wait<0>();
-      columns.load_from(slot, items);
+      columns.load(slot, items);
     } else {
       columns.load(row, items);
     }
@@ -39,9 +39,9 @@ struct NextRow {
 // `mass` ([kItems][32] of the warp, from this lane's first on) gains this row's p.
 template <class T, int kVec, int kItems>
 __device__ __forceinline__ void forward_row(const FalconLossFwdArgs& args, int64_t row,
-                                            const Columns<kVec, kItems>& columns, int thread, Exchange& exchange,
-                                            float* mass, T* slot) {
-  const T* const t = static_cast<const T*>(args.t);
+                                            const Columns<kVec, kItems>& columns, Exchange& exchange, float* mass,
+                                            T* slot) {
+  const T* const t = static_cast<const T*>(args.t) + columns.first;
   const int64_t* const labels = args.y + row * args.problem.D;
   const int first = first_labelled(labels, args.problem.D);
   const bool labelled = first < args.problem.D;
@@ -50,8 +50,8 @@ __device__ __forceinline__ void forward_row(const FalconLossFwdArgs& args, int64
 
   float z[kItems], x[kItems], grad[kItems];
   NextRow<T, kVec, kItems> next{slot, columns};
-  columns.load(static_cast<const T*>(args.z) + row * args.z_stride, z);
-  if (labelled) columns.load(static_cast<const T*>(args.s) + row * args.s_stride, x);
+  columns.load(static_cast<const T*>(args.z) + columns.first + row * args.z_stride, z);
+  if (labelled) columns.load(static_cast<const T*>(args.s) + columns.first + row * args.s_stride, x);
   int l = neighbours.next(0);
   if (l < neighbours.L) next.fetch(row_of(l));
 
@@ -60,10 +60,9 @@ __device__ __forceinline__ void forward_row(const FalconLossFwdArgs& args, int64
   for (int d = first; d < args.problem.D; ++d) {
     const int64_t label = labels[d];
     if (label < 0) continue;
-    const int32_t* const parents = args.g + d * args.problem.K_F;
+    const int32_t* const parents = args.g + columns.first + d * args.problem.K_F;
     uint32_t under = 0;
-    columns.each_vector(
-        [&](int j, int offset) { under |= children<kVec>(parents + columns.first + offset, label) << (j * kVec); });
+    columns.each_vector([&](int j, int offset) { under |= children<kVec>(parents + offset, label) << (j * kVec); });
     if (d == first) bits = bits_of_first = under;
     bits &= under;
   }
@@ -97,6 +96,7 @@ __device__ __forceinline__ void forward_row(const FalconLossFwdArgs& args, int64
   hot = columns.bit(all.hottest);
 
   const bool empty = labelled && all.empty();
+  const bool poisoned = empty || neighbours.beyond;
   const RowWeights weights(args.scale, labelled, neighbours.count > 0);
   const float p_factor = divide(exp_of(max[0] - all.max[0]), all.sum[0]);
   const float group_factor = divide(weights.coarse, all.sum[1]);
@@ -115,13 +115,14 @@ __device__ __forceinline__ void forward_row(const FalconLossFwdArgs& args, int64
     }
   }
   conf = exchange.total(conf) + log_z;
-  float* const terms = args.terms + 3 * row;
   float value = 0.f, nn = 0.f;
-  if (thread == 0) {
+  if (columns.first == 0) {
+    const float coarse = labelled ? all.coarse() : 0.f;
+    conf = empty ? NAN : labelled ? conf : 0.f;
+    value = args.scale[0] * coarse + args.scale[2] * conf;
+    args.terms[3 * row] = coarse;
+    args.terms[3 * row + 2] = conf;
     args.lse[row] = all.max[0] + log_z;
-    terms[0] = labelled ? all.coarse() : 0.f;
-    terms[2] = empty ? NAN : labelled ? conf : 0.f;
-    value = args.scale[0] * terms[0] + args.scale[2] * terms[2];
   }
 
 #pragma unroll 1
@@ -156,22 +157,24 @@ __device__ __forceinline__ void forward_row(const FalconLossFwdArgs& args, int64
   }
 
   if (args.grad != nullptr) {
-    if (empty || neighbours.beyond) {
+    if (poisoned) {
 #pragma unroll
       for (int i = 0; i < kItems; ++i) grad[i] = NAN;
     }
-    columns.store(args.grad + row * args.problem.K_F, grad);
+    columns.store(args.grad + columns.first + row * args.problem.K_F, grad);
   }
-  if (thread == 0) {
-    terms[1] = neighbours.beyond ? NAN : divide(nn, fmaxf(static_cast<float>(neighbours.count), 1.f));
-    args.value[row] = value + args.scale[1] * terms[1];
+  if (columns.first == 0) {
+    nn = neighbours.beyond ? NAN : divide(nn, fmaxf(static_cast<float>(neighbours.count), 1.f));
+    args.terms[3 * row + 1] = nn;
+    args.value[row] = value + args.scale[1] * nn;
   }
 }
 
 // grid: plan.blocks; block: rows_at_once rows of plan.warps warps; shared: kItems masses and items of t a thread.
 // A thread owns kItems classes at most: vectors of kVec, 32 * warps vectors apart.
 template <class T, int kVec, int kItems>
-__global__ void __launch_bounds__((kItems == kFewItems ? kFewWarps : kMaxWarps) * kWarpSize)
+__global__ void __launch_bounds__((kItems == kFewItems ? kFewWarps : kMaxWarps) * kWarpSize,
+                                  kItems == kFewItems ? 2 : 1)
     falcon_loss_fwd_kernel(const FalconLossFwdArgs args, const CudaPlan plan) {
   __shared__ float exchanged[Exchange::kFloats];
   constexpr int kWarpItems = kItems * kWarpSize;
@@ -186,11 +189,10 @@ __global__ void __launch_bounds__((kItems == kFewItems ? kFewWarps : kMaxWarps) 
   for (int i = 0; i < kItems; ++i) mass[i * kWarpSize] = 0.f;
 
 #pragma unroll 1
-  for (int64_t step = 0; step < plan.steps; ++step) {
-    const int64_t row = (blockIdx.x * plan.steps + step) * plan.rows_at_once + slot;
-    if (row < args.problem.B) {
-      forward_row<T>(args, row, columns, thread, exchange, mass, next + warp * kWarpItems + lane * kVec);
-    }
+  for (int step = 0; step < plan.steps; ++step) {
+    const int64_t row = (static_cast<int64_t>(blockIdx.x) * plan.steps + step) * plan.rows_at_once + slot;
+    if (row >= args.problem.B) break;
+    forward_row<T>(args, row, columns, exchange, mass, next + warp * kWarpItems + lane * kVec);
   }
 
   __syncthreads();
@@ -200,7 +202,7 @@ __global__ void __launch_bounds__((kItems == kFewItems ? kFewWarps : kMaxWarps) 
 #pragma unroll
     for (int i = 0; i < kItems; ++i) total[i] += mass[(other * kItems + i) * kWarpSize];
   }
-  columns.store(static_cast<float*>(args.scratch) + blockIdx.x * args.problem.K_F, total);
+  columns.store(static_cast<float*>(args.scratch) + blockIdx.x * args.problem.K_F + columns.first, total);
 }
 
 constexpr int kMassWarps = 16;

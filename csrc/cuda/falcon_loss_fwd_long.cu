@@ -77,13 +77,14 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t K_F = args.problem.K_F;
   constexpr uint32_t kAll = (1u << kVec) - 1;
   const float rate = 1.f / args.temperature;
-  float* const mass = static_cast<float*>(args.scratch) + blockIdx.x * K_F;
-  float2* const joint = reinterpret_cast<float2*>(static_cast<char*>(args.scratch) + plan.joint_offset) +
-                        blockIdx.x * args.problem.L;  // (max, sum) of z + t of this row's neighbours
+  float* const mass = static_cast<float*>(args.scratch) + static_cast<int64_t>(blockIdx.x) * K_F;
+  float2* const joint =
+      reinterpret_cast<float2*>(static_cast<char*>(args.scratch) + plan.joint_offset) +
+      static_cast<int64_t>(blockIdx.x) * args.problem.L;  // (max, sum) of z + t of this row's neighbours
 
 #pragma unroll 1
-  for (int64_t step = 0; step < plan.steps; ++step) {
-    const int64_t row = blockIdx.x * plan.steps + step;
+  for (int step = 0; step < plan.steps; ++step) {
+    const int64_t row = static_cast<int64_t>(blockIdx.x) * plan.steps + step;
     if (row >= args.problem.B) break;
     const T* const z_row = static_cast<const T*>(args.z) + row * args.z_stride;
     const T* const s_row = static_cast<const T*>(args.s) + row * args.s_stride;

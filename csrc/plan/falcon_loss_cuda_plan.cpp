@@ -27,8 +27,8 @@ CudaPlan plan_cuda(const FalconLossProblem& problem) {
     plan.rows_at_once =
         static_cast<int32_t>(std::clamp<int64_t>(ceil_div(problem.B, kBlocksBeforeRows), 1, kMostRowsAtOnce));
   }
-  plan.steps = std::max<int64_t>(ceil_div(problem.B, plan.rows_at_once * kMaxBlocks), 1);
-  plan.blocks = ceil_div(problem.B, plan.rows_at_once * plan.steps);
+  plan.steps = static_cast<int32_t>(std::max<int64_t>(ceil_div(problem.B, plan.rows_at_once * kMaxBlocks), 1));
+  plan.blocks = ceil_div(problem.B, int64_t{plan.rows_at_once} * plan.steps);
   const int64_t items = int64_t{32} * plan.items * plan.warps * plan.rows_at_once;
   plan.shared_bytes = items * (4 + static_cast<int64_t>(size_of(problem.dtype)));
   plan.joint_offset = ceil_div(4 * plan.blocks * problem.K_F, 16) * 16;

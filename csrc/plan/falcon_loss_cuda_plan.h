@@ -19,7 +19,7 @@ struct CudaPlan {
   int32_t items = 0;           // of a thread; 0: rows are too long to stay in registers and are swept twice
   int32_t warps = kLongWarps;  // of one row
   int32_t rows_at_once = 1;    // more than 1 only where one warp holds a row
-  int64_t steps = 1;
+  int32_t steps = 1;
   int64_t blocks = 0;
   int64_t shared_bytes = 0;
   int64_t joint_offset =

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::c2f_ops.hierarchy.HierarchyWarn
 
 
 def table(name):
-    text = resources.files("c2f_ops.data").joinpath("tables", f"{name}.csv").read_text(encoding="utf-8")
+    text = (resources.files("c2f_ops.data") / "tables" / f"{name}.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(io.StringIO(text)))
 
 

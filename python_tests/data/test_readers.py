@@ -454,7 +454,7 @@ def test_n_chooses_the_same_images_for_a_seed(tmp_path):
     [
         (
             {"name": "imagenet"},
-            "load_dataset: name must be one of birds, cifar100, cub, cub100, folder, got 'imagenet'",
+            f"load_dataset: name must be one of {', '.join(data.DATASETS)}, got 'imagenet'",
         ),
         ({"name": "cub"}, "load_dataset: root must be the folder of cub, got None"),
         ({"name": "cub", "split": "val"}, "load_dataset: split must be one of train, test, got 'val'"),
