@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from .discover import app as discover_app
+from .falcon import train_falcon
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +25,7 @@ app = typer.Typer(
 train_app = typer.Typer(no_args_is_help=True, help="Train a model.")
 app.add_typer(train_app, name="train")
 app.add_typer(discover_app, name="discover")
+train_app.command("falcon")(train_falcon)
 bench_app = typer.Typer(no_args_is_help=True, help="Measure an op against eager torch and torch.compile.")
 app.add_typer(bench_app, name="bench")
 
@@ -226,6 +228,34 @@ def bench_pool(
         compiled=compiled,
         batch=batch,
     )
+    print(table(record))
+    if out is not None:
+        write_record(record, out)
+
+
+@bench_app.command("falcon-loss")
+def bench_falcon_loss(
+    cases: Annotated[str, _option(_DATA, "tiered, cifar, entity13, pbmc, large.")] = "tiered,cifar,entity13,pbmc,large",
+    dtypes: Annotated[str, _option(_DATA, "float32, bfloat16, float16.")] = "float32,bfloat16",
+    backend: Annotated[str, _option(_MACHINE, "auto, reference, cpu, triton or cuda.")] = "auto",
+    device: Annotated[str, _option(_MACHINE, "auto, cpu or cuda.")] = "auto",
+    seconds: Annotated[float, _option(_MACHINE, "Time for each row.")] = 10.0,
+    compiled: Annotated[bool, _option(_MACHINE, "Measure torch.compile too.", "--compile/--no-compile")] = True,
+    out: Annotated[Path | None, _option(_MACHINE, "JSON file to write; the table goes beside it.")] = None,
+) -> None:  # fmt: skip
+    """Time falcon_loss with its gradient against the dense masked form, interleaved, with limits and peak memory."""
+    import torch
+
+    from ..bench.bench_falcon_loss import CASES, run_suite, table, write_record
+    from ..bench.report import DTYPES
+
+    names, kinds = _list("cases", cases, str), _list("dtypes", dtypes, str)
+    for option, values, known in (("cases", names, CASES), ("dtypes", kinds, DTYPES)):
+        for value in values:
+            if value not in known:
+                raise ValueError(f"bench: --{option} must be among {', '.join(known)}, got {value!r}")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    record = run_suite(names, dtypes=kinds, device=device, backend=backend, seconds=seconds, compiled=compiled)
     print(table(record))
     if out is not None:
         write_record(record, out)

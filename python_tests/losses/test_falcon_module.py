@@ -52,7 +52,7 @@ def test_bad_relations_are_named_and_not_taken(name):
 
 @pytest.mark.parametrize("sizes", [(2, 3), (5, []), (5, [2, 0]), (3, [2, 4])])
 def test_bad_sizes_are_named(sizes):
-    with pytest.raises(ValueError, match="^FalconLoss: num_fine must be at least num_coarse"):
+    with pytest.raises(ValueError, match=r"^FalconLoss: num_fine must be at least num_coarse"):
         FalconLoss(*sizes)
 
 

@@ -72,7 +72,7 @@ def check(tensors, backend, **options):
 @pytest.mark.parametrize("fine", [1, 2, 31, 32, 33, 608, 4097, 10_000])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_as_accurate_as_eager(backend, device, dtype, fine, neighbours, poisoned_empty):
-    batch = 3 if fine > 1000 else 37
+    batch = 2 if fine > 1000 else 17
     tensors = make(batch, fine, max(1, fine // 18), neighbours, dtype=DTYPES[dtype], device=device)
     check(tensors, backend, tau=0.7)
 
@@ -104,7 +104,7 @@ def test_confident_predictions_that_disagree(backend, device):
 
 
 def test_coarse_loss_alone_cannot_split_a_group(backend, device):
-    z, s, t, y, g = make(8, 30, 4, 0, device=device)
+    z, s, _, y, g = make(8, 30, 4, 0, device=device)
     loss = falcon_loss(z, s, None, y, g, lambdas=(1, 0, 0), backend=backend)
     per_p = torch.autograd.grad(loss, z)[0] / z.softmax(1) * 8  # 1 - 1 / p_c within the group, 1 outside
     p_c = (z.softmax(1) * (g[None] == y[:, None])).sum(1, keepdim=True)
@@ -118,11 +118,13 @@ def test_one_coarse_class(backend, device):
 
 
 def test_group_of_one_is_cross_entropy(backend, device):
-    z, s, t, y, _ = make(9, 12, 12, 0, device=device)
+    z, s, _, y, _ = make(9, 12, 12, 0, device=device)
     g = torch.arange(12, device=device, dtype=torch.int32)
     expected = torch.nn.functional.cross_entropy(z, y)
     terms = terms_of(backend, z, s, None, y, g)
-    assert terms[COARSE] == pytest.approx(expected.item(), rel=1e-6) and terms[CONF] == pytest.approx(expected.item(), rel=1e-6)
+    assert terms[COARSE] == pytest.approx(expected.item(), rel=1e-6) and terms[CONF] == pytest.approx(
+        expected.item(), rel=1e-6
+    )
 
 
 def test_uniform_one_hot_and_collapsed(backend, device):
@@ -178,7 +180,9 @@ def test_layouts_are_bit_equal_to_the_contiguous_run(backend, device, layout):
         results.append(with_gradient(falcon_loss, leaf, *tensors[1:], y, g, backend=backend, return_terms=True))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     row = z[:1].expand(6, -1)
-    assert torch.equal(falcon_loss(row, s, t, y, g, backend=backend), falcon_loss(row.clone(), s, t, y, g, backend=backend))
+    assert torch.equal(
+        falcon_loss(row, s, t, y, g, backend=backend), falcon_loss(row.clone(), s, t, y, g, backend=backend)
+    )
 
 
 def test_bank_equals_gathered_neighbours(backend, device):
@@ -387,59 +391,6 @@ def test_nan_stays_in_its_sample(backend, device, where):
     assert mass.isnan().all() if where == "z" else torch.equal(mass, clean[2])
 
 
-BAD = {
-    "z list": (dict(z=[1.0]), TypeError, "z must be a tensor, got list"),
-    "z integer": (dict(z=torch.ones(4, 9, dtype=torch.int64)), TypeError, "z must be one of float64, .*got torch.int64"),
-    "z one dimension": (dict(z=torch.randn(9)), ValueError, r"z must have 2 dimensions, got shape \[9\]"),
-    "no classes": (dict(z=torch.randn(4, 0), s=torch.randn(4, 0)), ValueError, r"z must have at least one fine class, got shape \[4, 0\]"),
-    "s shape": (dict(s=torch.randn(4, 8)), ValueError, r"s must have the shape \[4, 9\] of z, got \[4, 8\]"),
-    "s device": (dict(s=torch.randn(4, 9, device="meta")), ValueError, "s must be on cpu like z, got meta"),
-    "t two dimensions": (dict(t=torch.randn(4, 9)), ValueError, r"t must have 3 dimensions without idx, got shape \[4, 9\]"),
-    "t classes": (dict(t=torch.randn(4, 2, 8)), ValueError, r"t must have shape \[B, L, K_F\] = \[4, L, 9\], got \[4, 2, 8\]"),
-    "bank dimensions": (dict(idx=torch.zeros(4, 2, dtype=torch.int64)), ValueError, r"t must have 2 dimensions with idx"),
-    "bank classes": (dict(t=torch.randn(5, 8), idx=torch.zeros(4, 2, dtype=torch.int64)), ValueError, r"t must have shape \[N, K_F\] = \[N, 9\], got \[5, 8\]"),
-    "idx without t": (dict(t=None, idx=torch.zeros(4, 2, dtype=torch.int64)), ValueError, "t must be given where idx or nbr_mask is, got None"),
-    "idx type": (dict(t=torch.randn(5, 9), idx=torch.zeros(4, 2)), TypeError, "idx must be an int64 or int32 tensor, got torch.float32"),
-    "idx rows": (dict(t=torch.randn(5, 9), idx=torch.zeros(3, 2, dtype=torch.int64)), ValueError, r"idx must have shape \[4, any\], got \[3, 2\]"),
-    "idx beyond": (dict(t=torch.randn(5, 9), idx=torch.tensor([[0, 4], [1, 5], [7, 2], [-1, 0]])), ValueError, "idx must be below 5, the rows of t, got 7"),
-    "empty bank": (dict(t=torch.randn(0, 9), idx=torch.tensor([[0], [-1], [-1], [-1]])), ValueError, "idx must be below 0, the rows of t, got 0"),
-    "mask type": (dict(nbr_mask=torch.ones(4, 2)), TypeError, "nbr_mask must be a bool tensor, got torch.float32"),
-    "mask shape": (dict(nbr_mask=torch.ones(4, 3, dtype=torch.bool)), ValueError, r"nbr_mask must have shape \[4, 2\], got \[4, 3\]"),
-    "y type": (dict(y=torch.zeros(4)), TypeError, "y must be an int64 or int32 tensor, got torch.float32"),
-    "y list": (dict(y=[0, 1, 2, 0]), TypeError, "y must be an int64 or int32 tensor, got list"),
-    "y shape": (dict(y=torch.zeros(5, dtype=torch.int64)), ValueError, r"y must have shape \[4\], got \[5\]"),
-    "y columns": (dict(y=torch.zeros(4, 2, dtype=torch.int64)), ValueError, r"y must have shape \[4, 1\], got \[4, 2\]"),
-    "y unknown": (dict(y=torch.tensor([0, 7, 1, 5])), ValueError, "g must give each class in y a fine class, got none for class 7 of data set 0"),
-    "y enormous": (dict(y=torch.tensor([0, 1, 2**32, 0])), ValueError, "g must give each class .* got none for class 4294967296 of data set 0"),
-    "empty group of a data set": (dict(g=torch.stack([torch.arange(9) % 3, torch.arange(9) % 2]), d=torch.tensor([0, 1, 0, 1]), y=torch.tensor([2, 1, 1, 2])), ValueError, "got none for class 2 of data set 1"),
-    "both faults": (dict(y=torch.tensor([0, 7, 1, 5]), t=torch.randn(5, 9), idx=torch.full((4, 2), 5)), ValueError, "got none for class 7 of data set 0"),
-    "g type": (dict(g=torch.zeros(9)), TypeError, "g must be an int64 or int32 tensor, got torch.float32"),
-    "g shape": (dict(g=torch.zeros(8, dtype=torch.int32)), ValueError, r"g must have shape \[any, 9\], got \[1, 8\]"),
-    "d missing": (dict(g=torch.zeros(2, 9, dtype=torch.int32)), ValueError, "d must name the data set of each sample where g has 2 rows, got None"),
-    "d too much": (dict(y=torch.zeros(4, 1, dtype=torch.int64), d=torch.zeros(4, dtype=torch.int64)), ValueError, "d must be None where y has a column"),
-    "d shape": (dict(d=torch.zeros(3, dtype=torch.int64)), ValueError, r"d must have shape \[4\], got \[3\]"),
-    "lambdas": (dict(lambdas=(1, -1, 1)), ValueError, r"lambdas must be three finite numbers, none negative, got \(1, -1, 1\)"),
-    "two lambdas": (dict(lambdas=(1, 1)), ValueError, "lambdas must be three"),
-    "T": (dict(T=0.0), ValueError, "T must be greater than 0 and finite, got 0.0"),
-    "tau": (dict(tau=1.5), ValueError, r"tau must be in \[0, 1\], got 1.5"),
-    "tau nan": (dict(tau=math.nan), ValueError, "tau must be in"),
-    "reduction": (dict(reduction="sum"), ValueError, "reduction must be one of .*got 'sum'"),
-    "backend": (dict(backend="gpu"), ValueError, "backend must be one of .*got 'gpu'"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BAD)
-@pytest.mark.parametrize("room", ["reference", "cpu"])
-def test_bad_arguments_are_named(name, room):
-    if (state := c2f_ops.backends()[OP][room]) != "ok":
-        pytest.skip(f"{room}: {state}")
-    changes, error, message = BAD[name]
-    z, s, t, y, g = make(4, 9, 3, 2)
-    arguments = {"z": z, "s": s, "t": t, "y": y, "g": g, "backend": room, **changes}
-    with pytest.raises(error, match="^falcon_loss: .*" + message):
-        falcon_loss(*(arguments.pop(k) for k in ("z", "s", "t", "y", "g")), arguments.pop("d", None), **arguments)
-
-
 def test_faults_on_a_gpu_are_nan(backend, device):
     if device == "cpu":
         pytest.skip("on the CPU they are errors")
@@ -451,7 +402,9 @@ def test_faults_on_a_gpu_are_nan(backend, device):
 
 def _status(key):
     return next(
-        int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(key)
     )
 
 
