@@ -98,7 +98,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         standardize: bool = True,
         noise: float = 0.0,
         dropout: float = 0.0,
-        confidence: float = 0.7,
+        confidence: float = 0.4,
         metric: str = "cosine",
         drop_uncertain: float = 0.0,
         multi_parent: float = 0.25,

@@ -33,7 +33,7 @@ def _load_row(row_ptr, offs, K_F):
 
 @triton.jit
 def _members(g_ptr, y_ptr, offs, first, alone, K_F, D: tl.constexpr):
-    """Fine classes of a block under every label of a sample, with ``alone`` = 1 under its label in data set ``first``."""
+    """Fine classes of a block under every label of a sample; ``alone`` = 1: under the one of data set ``first``."""
     inside = offs < K_F
     missed = tl.zeros(offs.shape, tl.int32) + (first == D).to(tl.int32)  # a sample without label has no group
     for d in tl.static_range(D):
@@ -92,8 +92,8 @@ def falcon_loss_fwd_kernel(
 
     count = 0
     beyond = 0
-    for l in range(L):
-        index = tl.load(neighbours_row + l)
+    for k in range(L):
+        index = tl.load(neighbours_row + k)
         count += (index >= 0).to(tl.int32)
         beyond += (index >= N).to(tl.int32)
     share = 1.0 / tl.maximum(count, 1).to(tl.float32)
@@ -123,8 +123,8 @@ def falcon_loss_fwd_kernel(
 
     nn = 0.0
     if not ONE_BLOCK:
-        for l in range(L):
-            index = tl.load(neighbours_row + l)
+        for k in range(L):
+            index = tl.load(neighbours_row + k)
             valid = (index >= 0) & (index < N)
             t_max, joint_max = nothing, nothing
             t_sum, joint_sum = 0.0, 0.0
@@ -134,8 +134,8 @@ def falcon_loss_fwd_kernel(
                 t_max, t_sum = _extend(t_max, t_sum, t, 1.0)
                 joint_max, joint_sum = _extend(joint_max, joint_sum, joint, 1.0)
             nn += tl.where(valid, (z_max + t_max - joint_max) + (log_z + tl.log(t_sum) - tl.log(joint_sum)), 0.0)
-            tl.store(joint_row + 2 * l, joint_max)
-            tl.store(joint_row + 2 * l + 1, joint_sum)
+            tl.store(joint_row + 2 * k, joint_max)
+            tl.store(joint_row + 2 * k + 1, joint_sum)
         tl.debug_barrier()
 
     conf = 0.0
@@ -149,8 +149,8 @@ def falcon_loss_fwd_kernel(
         conf += tl.sum(tl.where(member, q * (z_max - z), 0.0), axis=0)
         grad = (w_coarse + w_nn + w_conf) * of_p * tl.exp(z - z_max)
         grad -= tl.where(member, of_group * tl.exp(z - group_max) + w_conf * q, 0.0)
-        for l in range(L):
-            index = tl.load(neighbours_row + l)
+        for k in range(L):
+            index = tl.load(neighbours_row + k)
             valid = (index >= 0) & (index < N)
             t = _load_row(t_ptr + index * t_stride, offs, tl.where(valid, K_F, 0))
             joint = z + t
@@ -159,7 +159,7 @@ def falcon_loss_fwd_kernel(
                 joint_max, joint_sum = _extend(nothing, 0.0, joint, 1.0)
                 nn += tl.where(valid, (z_max + t_max - joint_max) + (log_z + tl.log(t_sum) - tl.log(joint_sum)), 0.0)
             else:
-                joint_max, joint_sum = tl.load(joint_row + 2 * l), tl.load(joint_row + 2 * l + 1)
+                joint_max, joint_sum = tl.load(joint_row + 2 * k), tl.load(joint_row + 2 * k + 1)
             grad -= tl.where(valid, of_nn / joint_sum * tl.exp(joint - joint_max), 0.0)
         if HAS_GRAD:
             tl.store(grad_row + offs, grad + poison, mask=offs < K_F)

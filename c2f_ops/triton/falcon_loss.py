@@ -111,4 +111,4 @@ def _tiles(fine: int) -> dict[str, int | bool]:
     """One program a row: in one block, or in steps through a longer one."""
     one = fine <= LONGEST_BLOCK
     block = max(128, 1 << (fine - 1).bit_length()) if one else _CHUNK
-    return {"ONE_BLOCK": one, "BLOCK": block, "num_warps": min(16, max(1, block // 512))}
+    return {"ONE_BLOCK": one, "BLOCK": block, "num_warps": min(16, max(1, block // 256))}

@@ -147,7 +147,7 @@ def test_hadamard_kernels_move_vectors(compiled, source):
 
 
 def test_falcon_loss_copies_ahead_and_moves_vectors(compiled):
-    """Kernels of vectors of four (`Li4E`): the next row of t by asynchronous copies, z, s and grad 4 classes at a time."""
+    """Kernels of vectors of four (`Li4E`): the next row of t arrives by asynchronous copies, all else 4 at a time."""
     for source, count in (("falcon_loss_fwd", 6), ("falcon_loss_fwd_long", 3), ("falcon_loss_bwd", 6)):
         functions = sass(compiled[source, "sm_90"].cubin).split("Function : ")[1:]
         vectors = [function for function in functions if "Li4E" in function.split("\n", 1)[0]]

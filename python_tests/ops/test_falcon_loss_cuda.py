@@ -33,7 +33,7 @@ def device(request, monkeypatch) -> str:
 
 
 def operands(device, dtype=torch.float32, *, B=3, K=33, L=2, D=1, gap=0, seed=0):
-    """z, s, t, neighbours, y, g, scale. Rows are views into NaN, ``gap`` elements apart, so reading beside them shows."""
+    """z, s, t, neighbours, y, g, scale. Rows are views into NaN, so reading beside them shows."""
     generator = torch.Generator().manual_seed(seed)
 
     def rows(count):
@@ -86,10 +86,10 @@ def test_row_strides(device, K, gap):
     check(operands(device, torch.bfloat16, K=K, gap=gap))
 
 
-@pytest.mark.parametrize(("B", "K"), [(1030, 5), (1500, 2), (9000, 1)])
+@pytest.mark.parametrize(("B", "K"), [(1030, 2), (1500, 300), (9000, 1)])
 def test_many_rows_share_blocks(device, B, K):
     """Several rows beside each other in a block, and several after each other."""
-    if device == "cpu" and B == 9000:
+    if device == "cpu" and B > 1030:
         pytest.skip("takes long on emulated threads")
     tensors = operands(device, B=B, K=K, L=1)
     result = room.falcon_loss_fwd(*tensors, 0.9, 0.4, True)
@@ -207,7 +207,7 @@ def test_order_of_threads_has_no_effect(device, emulation):
 
 @pytest.mark.skipif(_native.unavailable() is not None, reason=str(_native.unavailable()))
 def test_scratch_is_small_and_a_function_of_sizes():
-    """Partial masses of at most 1024 blocks; (max, sum) of z + t for each neighbour of a block's row where it is long."""
+    """Partial masses of at most 1024 blocks; for long rows (max, sum) of z + t for each neighbour of a block."""
     scratch = _native.module().falcon_loss_cuda_scratch
     assert scratch((256, 100, 5, 9, 1, 0)) == 256 * 100 * 4
     assert scratch((0, 100, 5, 9, 1, 0)) == 0

@@ -37,7 +37,7 @@ class CoarseImages(NamedTuple):
         """Hash of images and labels."""
         digest = hashlib.sha256()
         for tensor in (self.images, self.y):
-            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+            digest.update(tensor.contiguous().numpy().data.cast("B"))
         return digest.hexdigest()
 
 

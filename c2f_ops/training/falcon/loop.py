@@ -135,9 +135,7 @@ class FalconTrainer:
         wrapped, optimizer = accelerator.prepare(self.falcon.student, self.optimizer)
         main = accelerator.is_main_process
         log = hooks.log if main else None
-        progress = Progress(
-            hooks.console if main else None, "falcon", self.steps, here.step, self.sampler.batch_size
-        )
+        progress = Progress(hooks.console if main else None, "falcon", self.steps, here.step, self.sampler.batch_size)
         sums = _Sums(self.falcon.num_fine, accelerator.device)
         log_every = max(1, min(20, self.sampler.batches // 2))
         saved, begun = time.monotonic(), time.monotonic() - here.seconds
@@ -228,9 +226,7 @@ class FalconTrainer:
         drawn = min(run.falcon.neighbours_per_step, self.neighbours.shape[1])
         if drawn == 0:
             return None, None, None
-        near = sample_neighbours(
-            self.neighbours[mine], drawn, seed=run.seed, step=self.position.step, samples=mine
-        )
+        near = sample_neighbours(self.neighbours[mine], drawn, seed=run.seed, step=self.position.step, samples=mine)
         if run.falcon.neighbour_mode == "bank":
             return self.learner.bank, None, near.to(device)
         mask = near >= 0
@@ -306,7 +302,9 @@ class FalconTrainer:
     def _describe(self, results: list[RelationResult], epoch: int) -> dict[str, Any]:
         """Figures of a solve, over the taxonomies."""
         falcon = self.falcon
-        lam = [falcon.config.balance(falcon.num_fine, count, epoch, self.settings.epochs) for count in falcon.num_coarse]
+        lam = [
+            falcon.config.balance(falcon.num_fine, count, epoch, self.settings.epochs) for count in falcon.num_coarse
+        ]
         return {
             "moved": sum(r.moved for r in results),
             "gap": max(r.gap for r in results),

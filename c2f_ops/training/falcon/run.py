@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ...models import Falcon
-from ...models.checkpoints import load_backbone_weights
 from ..checkpoint import find_checkpoint, load_model, load_optimizer, save_checkpoint
 from ..logs import RunLog
 from ..run import CONFIG, HIERARCHY, _accelerator, _device, _stop_signals, say, write_metrics
@@ -27,9 +26,7 @@ from .start import Start, learn_start, make_start
 START, RELATIONS = "start.safetensors", "relations.csv"
 
 
-def train_falcon(
-    settings: FalconRun, run: Path, *, resume: bool = False, console: Any = None
-) -> dict[str, Any] | None:
+def train_falcon(settings: FalconRun, run: Path, *, resume: bool = False, console: Any = None) -> dict[str, Any] | None:
     """Train a run to its end, evaluate it on the test split and draw its figures.
 
     Args:
@@ -111,9 +108,8 @@ def _train(settings: FalconRun, run: Path, console: Any) -> dict[str, Any] | Non
 
     with _stop_signals() as should_stop:
         try:
-            trainer.train(
-                Hooks(log, console, None if position.finished else restore, checkpoint, should_stop)
-            )
+            moved = position.step > 0 and not position.finished
+            trainer.train(Hooks(log, console, restore if moved else None, checkpoint, should_stop))
         finally:
             if log is not None:
                 log.close()
@@ -151,6 +147,8 @@ def _begin(
     learner = learner.to(memory_format=torch.channels_last)
     student = learner.falcon.student
     if settings.init is not None and is_path(settings.init):
+        from ...models.checkpoints import load_backbone_weights
+
         load_backbone_weights(student.backbone, settings.init)
     learn_start(student, data.images, data.y, settings, console)
     learner.falcon.teacher.load_state_dict(student.state_dict())

@@ -77,7 +77,11 @@ def learn_start(student: FineClassifier, images: Tensor, y: Tensor, run: FalconR
     steps = max(1, round(run.start_epochs * sampler.batches))
     warmup = min(sampler.batches, steps)
     optimizer = torch.optim.SGD(
-        [*student.backbone.parameters(), *top.parameters()], run.start_lr, momentum=0.9, nesterov=True, weight_decay=5e-4
+        [*student.backbone.parameters(), *top.parameters()],
+        run.start_lr,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
     )
     student.train()
     progress = Progress(console, f"start ({run.start})", steps, 0, sampler.batch_size)
@@ -105,7 +109,9 @@ def learn_start(student: FineClassifier, images: Tensor, y: Tensor, run: FalconR
         total += loss.detach()
         progress.advance("")
         if (step + 1) % sampler.batches == 0 or step + 1 == steps:
-            progress.epoch(f"epoch {(step + 1) / sampler.batches:g}  loss {float(total) / (step % sampler.batches + 1):.3f}")
+            progress.epoch(
+                f"epoch {(step + 1) / sampler.batches:g}  loss {float(total) / (step % sampler.batches + 1):.3f}"
+            )
             total.zero_()
     progress.close()
 
@@ -209,4 +215,3 @@ def _solve(falcon: Falcon, clusters: Tensor, y: Tensor, d: int) -> Tensor:
     cost = group_cost(F.one_hot(clusters, falcon.num_fine).float(), y, count)
     lam = falcon.config.balance(falcon.num_fine, count, 1, 1)
     return torch.from_numpy(solve_relations((cost / cost.sum().clamp(min=1)).numpy(), lam).g).long()
-

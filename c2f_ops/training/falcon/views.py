@@ -18,7 +18,9 @@ def make_view(images: Tensor, run: FalconRun, stream: str, step: int, *, batch: 
     if stream in ("teacher", "neighbours") and run.teacher_view == "centre":
         return whole(images)
     generator = torch.Generator().manual_seed(stable_seed(run.seed, "view", stream, step))
-    return random_view(images, run, generator, batch=batch, rows=rows, flip=0.5 if run.flip else 0.0)
+    flip = 0.5 if run.flip else 0.0
+    x = random_view(images, run, generator, size=run.image_size, batch=batch, rows=rows, flip=flip)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def whole(images: Tensor) -> Tensor:
