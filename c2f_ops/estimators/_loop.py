@@ -19,8 +19,8 @@ from ..neighbours import group_knn, sample_neighbours
 from ..relations import group_cost, solve_relations
 from ._inputs import Rows
 
-_BANK = 1 << 27  # teacher logits [N, K_F] kept at most; beyond, a frozen teacher gives the same ones when asked
-_LOGITS = 1 << 24  # logits computed at once in a pass over all rows
+_BANK = 1 << 26  # teacher logits [N, K_F] kept at most; beyond, a frozen teacher gives the same ones when asked
+_LOGITS = 1 << 22  # logits computed at once in a pass over all rows
 _MEMBERS = 256  # samples per centre that k-means looks at
 
 
@@ -58,6 +58,8 @@ def make_head(width: int, num_fine: int, hidden: Sequence[int], seed: int, devic
 
 def find_neighbours(x: Any, groups: np.ndarray, k: int, metric: str, device: torch.device) -> Tensor:
     """int ``[N, k]`` nearest samples of the same group, -1 where there are fewer, on the device."""
+    if k == 0:
+        return torch.empty((len(groups), 0), dtype=torch.int32, device=device)
     if not hasattr(x, "toarray"):
         x = x if x.dtype in (np.float64, np.float32, np.float16) else x.astype(np.float32)
         return group_knn(x, groups, k, metric).indices.to(device)

@@ -82,8 +82,8 @@ def make_backbone(name: str, *, weights: str | None = None, options: Mapping[str
     """Build a backbone without classifier: images ``[B, 3, S, S]`` -> features ``[B, num_features]``.
 
     Args:
-        name: ``"cifar_resnet18"``, ``"cifar_resnet_small"`` (a fortieth of its cost, for CPUs), ``"torchvision/<model>"``
-            or ``"timm/<model>"``.
+        name: ``"cifar_resnet18"``, ``"cifar_resnet_small"`` (a fourteenth of its cost, for CPUs),
+            ``"torchvision/<model>"`` or ``"timm/<model>"``.
         weights: None for random ones, ``"default"`` or a name that the library knows.
             `c2f_ops.models.load_backbone_weights` reads files.
         options: arguments for the constructor of the model.

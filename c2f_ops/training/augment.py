@@ -46,6 +46,7 @@ def crop_maps(batch: int, config: Config, generator: torch.Generator, flips: Ten
 
 
 def sample_crops(images: Tensor, theta: Tensor, size: int) -> Tensor:
+    """Sample ``[B, 3, size, size]`` from uint8 images under affine maps ``[B, 2, 3]``, bilinear."""
     grid = F.affine_grid(theta.to(images.device), [len(images), 3, size, size], align_corners=False)
     out = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return out.add_(0.5).clamp_(0, 255).to(torch.uint8)

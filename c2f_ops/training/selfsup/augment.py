@@ -21,8 +21,8 @@ _GREY = torch.tensor(_LUMA).expand(3, 3)  # every colour becomes the luma
 def two_views(images: Tensor, config: SelfsupConfig, step: int, *, batch: int, rows: slice) -> Tensor:
     """Make two independent views: uint8 ``[B', 3, H, W]`` -> float32 ``[2 B', 3, S, S]`` in 0..1, channels last.
 
-    Chance follows from (``config.seed``, ``step``) and is drawn for all of the ``batch`` images, of which ``images`` are
-    the ``rows``, so that the views do not depend on the number of processes. Rows i and B' + i are views of image i.
+    Chance follows from (``config.seed``, ``step``) and is drawn for all of the ``batch`` images, of which ``images``
+    are the ``rows``, so that the views do not depend on the number of processes. Rows i and B' + i are views of image i.
     """
     views, size = [], config.view_size or config.image_size
     for view in range(2):

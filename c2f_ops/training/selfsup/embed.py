@@ -33,8 +33,10 @@ def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, wanted: Tensor, 
     """Share of queries whose k nearest rows of the bank, by cosine, mostly have the label wanted.
 
     Args:
-        bank: ``[N, d]`` with ``labels`` ``[N]``, 0 or more.
-        queries: ``[M, d]`` with the labels ``wanted`` ``[M]``.
+        bank: ``[N, d]``.
+        labels: of the bank, ``[N]``, 0 or more.
+        queries: ``[M, d]``.
+        wanted: their labels, ``[M]``.
         k: neighbours; all of the bank where it has fewer. Of equal counts the lowest label wins.
     """
     similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).t()
@@ -47,7 +49,8 @@ def write_features(path: str | os.PathLike[str], features: Tensor, dataset: Labe
     """Write features and labels as an ``.npz`` without pickles, at once or not at all.
 
     Keys: ``x`` float32 ``[N, d]``; ``y_coarse``, ``y_fine`` int64 ``[N]``, the first and the last level, -1 unknown;
-    ``ids`` ``[N]``; ``coarse_names``, ``fine_names``; ``fine_to_coarse`` int64 ``[K_F]``, of use in evaluation alone.
+    ``ids`` ``[N]``; ``y_coarse_names``, ``y_fine_names``; ``fine_to_coarse`` int64 ``[K_F]``, for evaluation alone.
+    `c2f_ops.data.load_embeddings` reads them with ``x="x", coarse="y_coarse", fine="y_fine", ids="ids"``.
     """
     if len(features) != len(dataset):
         raise ValueError(f"write_features: features must be {len(dataset)} rows, one per image, got {len(features)}")
@@ -57,8 +60,8 @@ def write_features(path: str | os.PathLike[str], features: Tensor, dataset: Labe
         "y_coarse": dataset.labels[:, 0].numpy(),
         "y_fine": dataset.labels[:, -1].numpy(),
         "ids": _strings(dataset.ids),
-        "coarse_names": _strings(hierarchy.names[0]),
-        "fine_names": _strings(hierarchy.names[-1]),
+        "y_coarse_names": _strings(hierarchy.names[0]),
+        "y_fine_names": _strings(hierarchy.names[-1]),
         "fine_to_coarse": hierarchy.from_fine(torch.arange(hierarchy.sizes[-1]))[:, 0].numpy(),
     }
     target = Path(path)
