@@ -272,16 +272,16 @@ def test_commands_train_and_embed(tmp_path, monkeypatch, capsys):
     with np.load(out, allow_pickle=False) as file:
         assert file["x"].shape == (20, 256) and file["x"].dtype == np.float32
         torch.testing.assert_close(torch.from_numpy(file["x"]), embed(model, dataset.stacked(16)))
-        assert file["y_coarse"].tolist() == dataset.labels[:, 0].tolist()
-        assert file["y_fine"].tolist() == dataset.labels[:, -1].tolist()
-        assert file["fine_to_coarse"][file["y_fine"]].tolist() == file["y_coarse"].tolist()
-        assert file["ids"].tolist() == dataset.ids
-        assert len(file["y_fine_names"]) == dataset.hierarchy.sizes[-1]
+        assert file["coarse"].tolist() == dataset.labels[:, 0].tolist()
+        assert file["fine"].tolist() == dataset.labels[:, -1].tolist()
+        assert file["fine_to_coarse"][file["fine"]].tolist() == file["coarse"].tolist()
+        assert file["id"].tolist() == dataset.ids
+        assert len(file["fine_names"]) == dataset.hierarchy.sizes[-1]
         expected = file["x"].copy()
 
     from c2f_ops.data.embeddings import load_embeddings
 
-    read = load_embeddings(out, x="x", coarse="y_coarse", fine="y_fine", ids="ids")
+    read = load_embeddings(out)
     assert np.array_equal(read.coarse, dataset.labels[:, 0]) and read.fine_names == dataset.hierarchy.names[-1]
 
     (checkpoint,) = (run / "checkpoints").glob("step-*")

@@ -48,20 +48,20 @@ def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, wanted: Tensor, 
 def write_features(path: str | os.PathLike[str], features: Tensor, dataset: LabeledImages) -> None:
     """Write features and labels as an ``.npz`` without pickles, at once or not at all.
 
-    Keys: ``x`` float32 ``[N, d]``; ``y_coarse``, ``y_fine`` int64 ``[N]``, the first and the last level, -1 unknown;
-    ``ids`` ``[N]``; ``y_coarse_names``, ``y_fine_names``; ``fine_to_coarse`` int64 ``[K_F]``, for evaluation alone.
-    `c2f_ops.data.load_embeddings` reads them with ``x="x", coarse="y_coarse", fine="y_fine", ids="ids"``.
+    Keys: ``X`` float32 ``[N, d]``; ``coarse``, ``fine`` int64 ``[N]``, the first and the last level, -1 unknown; ``id``
+    ``[N]``; ``coarse_names``, ``fine_names``; ``fine_to_coarse`` int64 ``[K_F]``, for evaluation alone. They are those
+    that `c2f_ops.data.embeddings.load_embeddings` and `c2f discover` look for.
     """
     if len(features) != len(dataset):
         raise ValueError(f"write_features: features must be {len(dataset)} rows, one per image, got {len(features)}")
     hierarchy = dataset.hierarchy
     arrays: dict[str, Any] = {
-        "x": features.numpy().astype(np.float32, copy=False),
-        "y_coarse": dataset.labels[:, 0].numpy(),
-        "y_fine": dataset.labels[:, -1].numpy(),
-        "ids": _strings(dataset.ids),
-        "y_coarse_names": _strings(hierarchy.names[0]),
-        "y_fine_names": _strings(hierarchy.names[-1]),
+        "X": features.numpy().astype(np.float32, copy=False),
+        "coarse": dataset.labels[:, 0].numpy(),
+        "fine": dataset.labels[:, -1].numpy(),
+        "id": _strings(dataset.ids),
+        "coarse_names": _strings(hierarchy.names[0]),
+        "fine_names": _strings(hierarchy.names[-1]),
         "fine_to_coarse": hierarchy.from_fine(torch.arange(hierarchy.sizes[-1]))[:, 0].numpy(),
     }
     target = Path(path)
