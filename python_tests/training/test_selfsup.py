@@ -270,14 +270,14 @@ def test_commands_train_and_embed(tmp_path, monkeypatch, capsys):
     model, config = load_selfsup(run, "cpu")
     dataset = load_images(config, "test", 20)
     with np.load(out, allow_pickle=False) as file:
-        assert file["x"].shape == (20, 256) and file["x"].dtype == np.float32
-        torch.testing.assert_close(torch.from_numpy(file["x"]), embed(model, dataset.stacked(16)))
+        assert file["X"].shape == (20, 256) and file["x"].dtype == np.float32
+        torch.testing.assert_close(torch.from_numpy(file["X"]), embed(model, dataset.stacked(16)))
         assert file["coarse"].tolist() == dataset.labels[:, 0].tolist()
         assert file["fine"].tolist() == dataset.labels[:, -1].tolist()
         assert file["fine_to_coarse"][file["fine"]].tolist() == file["coarse"].tolist()
         assert file["id"].tolist() == dataset.ids
         assert len(file["fine_names"]) == dataset.hierarchy.sizes[-1]
-        expected = file["x"].copy()
+        expected = file["X"].copy()
 
     from c2f_ops.data.embeddings import load_embeddings
 
@@ -290,7 +290,7 @@ def test_commands_train_and_embed(tmp_path, monkeypatch, capsys):
         "--split", "test", "--images", 20, "--image-size", 16, "--device", "cpu", "--out", out,
     ) == 0  # fmt: skip
     with np.load(out, allow_pickle=False) as file:
-        np.testing.assert_array_equal(file["x"], expected)
+        np.testing.assert_array_equal(file["X"], expected)
 
     capsys.readouterr()
     assert call(monkeypatch, "embed", "--out", out) == 2
