@@ -170,10 +170,10 @@ def make_start(
 
 
 def read_features(path: str | Path, count: int) -> Tensor:
-    """Read ``x`` ``[N, d]`` of an ``.npz`` file as float32."""
+    """Read ``X`` ``[N, d]`` of an ``.npz`` file as float32."""
     with np.load(path, allow_pickle=False) as file:
-        if "x" not in file.files:
-            raise ValueError(f"falcon: features must be an .npz file with x, got {', '.join(file.files)} in {path}")
+        if "X" not in file.files:
+            raise ValueError(f"falcon: features must be an .npz file with X, got {', '.join(file.files)} in {path}")
         x = torch.from_numpy(file["X"].astype(np.float32))
     if x.ndim != 2 or len(x) != count:
         raise ValueError(f"falcon: features must have a row for each of {count} images, got {list(x.shape)} in {path}")
