@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from c2f_ops.data.embeddings import load_embeddings
 from c2f_ops.metrics import evaluate_discovery
 from c2f_ops.models import FalconConfig
 
@@ -227,8 +228,10 @@ def with_two_parents(samples: Samples, count: int, rng: np.random.Generator) -> 
 
 def load(path: Path) -> Samples:
     """Samples of a file that `c2f embed` wrote."""
-    with np.load(path) as file:
-        return Samples(file["x"].astype(np.float32), file["y_coarse"].astype(np.int64), file["y_fine"].astype(np.int64))
+    data = load_embeddings(path)
+    if data.coarse is None or data.fine is None:
+        raise ValueError(f"falcon_study: {path} must have coarse and fine labels")
+    return Samples(np.asarray(data.X), data.coarse, data.fine)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

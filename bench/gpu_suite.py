@@ -15,6 +15,7 @@ from torch import Tensor
 
 from c2f_ops.testing import relative_error
 
+from . import gpu_falcon_loss
 from .cases import CASES, Case, eager, operands, ours, step
 from .limits import Limits, measure_limits
 from .report import DTYPES, machine
@@ -119,12 +120,16 @@ def report(folder: Path) -> None:
     """Join stages and measurements to record.json and record.md; print the latter."""
     stages = [line.split("\t") for line in (folder / "stages.tsv").read_text().splitlines()]
     bench = folder / "bench.json"
+    falcon = folder / "falcon_loss.json"
     record = {
         **(json.loads(bench.read_text()) if bench.exists() else {}),
+        **({"falcon_loss": json.loads(falcon.read_text())} if falcon.exists() else {}),
         "stages": [{"name": name, "status": status, "seconds": int(seconds)} for name, status, seconds in stages],
     }
     (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     text = table(record)
+    if "falcon_loss" in record:
+        text += "\n\n" + gpu_falcon_loss.table(record["falcon_loss"])
     (folder / "record.md").write_text(text + "\n")
     print(text)
 

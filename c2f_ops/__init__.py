@@ -18,6 +18,9 @@ from .functional import (
     signed_sqrt_normalize,
 )
 from .hierarchy import Hierarchy
+from .metrics import evaluate_discovery
+from .neighbours import group_knn, sample_neighbours
+from .relations import RelationResult, balance_threshold, group_cost, solve_relations
 
 __all__ = [
     "FBP",
@@ -25,14 +28,21 @@ __all__ = [
     "MLP",
     "TRILINEAR",
     "Hierarchy",
+    "RelationResult",
     "__version__",
     "backends",
+    "balance_threshold",
     "decomposed",
+    "evaluate_discovery",
     "explain",
     "falcon_loss",
+    "group_cost",
+    "group_knn",
     "info",
     "losses",
     "multilinear_pool",
     "nn",
+    "sample_neighbours",
     "signed_sqrt_normalize",
+    "solve_relations",
 ]

@@ -35,9 +35,9 @@ class Space:
     def rows(self, index: Tensor) -> Tensor:
         """Rows ``[n, d]`` in the working type; unit or zero rows for cosine."""
         if self.metric != "cosine":
-            return self.x[index].to(self.work)
+            return self.x.index_select(0, index).to(self.work)
         scale = self.square[index].rsqrt().nan_to_num(posinf=0.0)
-        return self.x[index].double().mul_(scale[:, None]).to(self.work)
+        return self.x.index_select(0, index).double().mul_(scale[:, None]).to(self.work)
 
     def norms(self, index: Tensor) -> Tensor:
         """Norms ``[n]`` of those rows, float64."""
@@ -68,7 +68,7 @@ class Space:
         out = torch.empty(columns.shape, device=columns.device)
         step = max(1, _REFINED[columns.device.type] // max(1, columns.shape[1] * self.x.shape[1]))
         for q, c, o in zip(queries.split(step), columns.split(step), out.split(step), strict=True):
-            near = self.x[c.reshape(-1)].view(*c.shape, -1).double()
+            near = self.x.index_select(0, c.reshape(-1)).view(*c.shape, -1).double()
             row = self.x[q].double()[:, None]
             if self.metric == "l2":
                 value = near.sub_(row).square_().sum(-1)

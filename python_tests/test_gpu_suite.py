@@ -74,3 +74,22 @@ def test_report_with_measurements(tmp_path):
     assert "| vgg bfloat16 forward | cuda chunked | 1.000 (1.900-2.100) | 1000 | 50% | 2.00x | 64 | 4.0e-04 |" in text
     assert "| vgg bfloat16 forward | cuda fused | failed: RuntimeError: no |" in text
     assert "torch.mm 790 TFLOP/s, copy 4.30 TB/s" in text
+
+
+def test_report_with_falcon_loss(tmp_path):
+    (tmp_path / "stages.tsv").write_text("falcon_loss\t0\t40\n")
+    timing = {"median": 2e-4, "low": 1.9e-4, "high": 2.1e-4, "samples": 9}
+    row = {
+        "case": {"name": "Entity13", "B": 512, "K_F": 260, "K_C": 13, "L": 5},
+        "dtype": "float32",
+        "timings": {"eager": timing, "cuda": {**timing, "median": 1e-4}},
+        "noisy": ["cuda"],
+        "errors": {"eager": 3e-7, "cuda": 2e-7},
+        "failed": {"triton": "RuntimeError: no"},
+        "peak_bytes": {"eager": 2**24, "cuda": 2**20},
+        "limit_seconds": 1e-6,
+    }
+    (tmp_path / "falcon_loss.json").write_text(json.dumps({"copy": 4.3e12, "rows": [row]}))
+    text = report(tmp_path)
+    assert "| Entity13 512 x 260 float32 | cuda | 100 (190-210) | 1% | 2.00x (noisy) | 1 | 2.0e-07 |" in text
+    assert "| Entity13 512 x 260 float32 | triton | failed: RuntimeError: no |" in text

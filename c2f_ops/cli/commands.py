@@ -13,6 +13,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from .discover import app as discover_app
+from .falcon import train_falcon
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -21,6 +24,8 @@ app = typer.Typer(
 )
 train_app = typer.Typer(no_args_is_help=True, help="Train a model.")
 app.add_typer(train_app, name="train")
+app.add_typer(discover_app, name="discover")
+train_app.command("falcon")(train_falcon)
 bench_app = typer.Typer(no_args_is_help=True, help="Measure an op against eager torch and torch.compile.")
 app.add_typer(bench_app, name="bench")
 

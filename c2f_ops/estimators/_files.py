@@ -59,7 +59,7 @@ def load(cls: Any, path: Path, device: str) -> Any:
         meta = json.loads(header)
         if meta["format"] != _FORMAT:
             raise ValueError(f"FalconClusterer: format of {path} must be {_FORMAT}, got {meta['format']}")
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        tensors = {k: file.get_tensor(k) for k in file.keys()}
     params = meta["params"]
     config = FalconConfig(**{**params["config"], "lambdas": tuple(params["config"]["lambdas"])})
     params |= {"config": config, "hidden": tuple(params["hidden"]), "device": device}

@@ -134,7 +134,7 @@ def read_labels(
         datasets: The data sets, where they are known.
     """
     if y is None:
-        raise ValueError(f"{who}: y_coarse must be labels, got None (requires y to be passed, but the target y is None)")
+        raise ValueError(f"{who}: y_coarse must be labels, got None: requires y to be passed, but the target y is None")
     values = np.asarray(to_array(y))
     if values.ndim not in (1, 2) or values.shape[0] != count:
         raise ValueError(
@@ -184,7 +184,8 @@ def _missing(column: np.ndarray) -> np.ndarray:
 
 
 def _is_nan_or_minus_one(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and (value != value or value == -1)
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return number and (value != value or value == -1)
 
 
 def _clean(who: str, known: np.ndarray) -> np.ndarray:

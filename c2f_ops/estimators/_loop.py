@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from ..models import Falcon
 from ..models.falcon_init import kmeans_start, proportional, set_classifier, spread
 from ..neighbours import group_knn, sample_neighbours
 from ..relations import group_cost, solve_relations
-from ._inputs import Rows, dense
+from ._inputs import Rows
 
-_BANK = 1 << 27  # teacher logits [N, K_F] kept at most; beyond, a frozen teacher gives the same ones when asked
-_LOGITS = 1 << 24  # logits computed at once in a pass over all rows
+_BANK = 1 << 26  # teacher logits [N, K_F] kept at most; beyond, a frozen teacher gives the same ones when asked
+_LOGITS = 1 << 22  # logits computed at once in a pass over all rows
 _MEMBERS = 256  # samples per centre that k-means looks at
 
 
@@ -36,7 +37,7 @@ class Head(nn.Module):
         if hidden:
             sizes = [width, *hidden]
             layers: list[nn.Module] = []
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+            for a, b in pairwise(sizes):
                 layers += [nn.Linear(a, b), nn.ReLU()]
             last = nn.Linear(sizes[-1], num_fine)
             nn.init.zeros_(last.weight)
@@ -57,6 +58,8 @@ def make_head(width: int, num_fine: int, hidden: Sequence[int], seed: int, devic
 
 def find_neighbours(x: Any, groups: np.ndarray, k: int, metric: str, device: torch.device) -> Tensor:
     """int ``[N, k]`` nearest samples of the same group, -1 where there are fewer, on the device."""
+    if k == 0:
+        return torch.empty((len(groups), 0), dtype=torch.int32, device=device)
     if not hasattr(x, "toarray"):
         x = x if x.dtype in (np.float64, np.float32, np.float16) else x.astype(np.float32)
         return group_knn(x, groups, k, metric).indices.to(device)
@@ -93,9 +96,9 @@ def start_from_kmeans(
 ) -> None:
     """Set classifier and relations from k-means inside the coarse classes of the data set with the most labels.
 
-    The relations of other data sets are solved from how their labels fall on these clusters. The scores' scale is the one
-    that gives the samples the mean ``confidence`` inside their coarse class. With ``keep`` the relations that ``falcon``
-    has stay, and say how many clusters each coarse class gets.
+    The relations of other data sets are solved from how their labels fall on these clusters. The scores' scale is the
+    one that gives the samples the mean ``confidence`` inside their coarse class. With ``keep`` the relations that
+    ``falcon`` has stay, and say how many clusters each coarse class gets.
     """
     first = int((codes >= 0).sum(0).argmax())
     counts, num_fine = falcon.num_coarse, falcon.num_fine
@@ -122,6 +125,7 @@ def start_from_kmeans(
         centroids = np.empty_like(centroids)
         centroids[order] = start.centroids
     for network in (falcon.student, falcon.teacher):
+        assert isinstance(network, Head)
         set_classifier(network.linear, centroids, sharpness=sharpness)
     if keep:
         return
@@ -279,8 +283,9 @@ class Loop:
 @torch.no_grad()
 def logits_of(network: nn.Module, rows: Rows) -> Any:
     """Yield slices of the rows and their logits, a bounded number at a time."""
+    assert isinstance(network, Head)
+    step = max(1, _LOGITS // network.linear.out_features)
     for where, part in rows.chunks():
-        step = max(1, _LOGITS // max(1, network.linear.out_features))
         for i in range(0, len(part), step):
             piece = part[i : i + step]
             yield slice(where.start + i, where.start + i + len(piece)), network(piece)

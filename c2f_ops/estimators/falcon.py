@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..metrics import evaluate_discovery
 from ..models import Falcon, FalconConfig
-from ._inputs import Labels, Rows, Scaling, dense, fit_scaling, read_labels, to_array
+from ._inputs import Labels, Rows, dense, fit_scaling, read_labels, to_array
 from ._loop import Loop, Plan, find_neighbours, logits_of, make_head, start_from_kmeans
 from ._reports import MultiParent, second_parents
 from ._reservoir import Reservoir
@@ -31,20 +31,20 @@ _METRICS = ("cosine", "l2", "ip")
 class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """Discover fine classes below coarse labels, and which coarse class each belongs to, from features.
 
-    A linear or multilayer head is trained by FALCON (`c2f_ops.models.Falcon`) from a start by k-means inside each coarse
-    class. Coarse labels are needed in `fit` alone: `predict` sees features only.
+    A linear or multilayer head is trained by FALCON (`c2f_ops.models.Falcon`) from a start by k-means inside each
+    coarse class. Coarse labels are needed in `fit` alone: `predict` sees features only.
 
     Args:
         n_fine: K_F, the number of fine classes, at least the number of coarse ones. None: `estimate_n_fine`, with a
             warning that says what it chose.
         preset: "recommended", "paper" or "reference", see `FalconConfig`.
         config: The switches themselves; goes before ``preset``.
-        relations: int ``[K_F]`` or ``[D, K_F]``, coarse class of each fine class (as index into the sorted labels) to start
-            from; with ``learn_relations=False`` in the configuration they stay.
+        relations: int ``[K_F]`` or ``[D, K_F]``, coarse class of each fine class (as index into the sorted labels) to
+            start from; with ``learn_relations=False`` in the configuration they stay.
         hidden: Sizes of hidden layers; none is a linear head.
         epochs: Passes over the data.
-        batch_size: Samples of a step; None: as many as make 20 steps an epoch, between 64 and 512 and no less than four for
-            each fine class (at most 1024).
+        batch_size: Samples of a step; None: as many as make 20 steps an epoch, between 64 and 512 and no less than four
+            for each fine class (at most 1024).
         lr: Learning rate of SGD with momentum 0.9, falling to 0 along a cosine.
         weight_decay: Its weight decay.
         standardize: Each feature to mean 0 and variance 1. False: all features centred and divided by one number.
@@ -68,7 +68,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         n_fine_: K_F.
         n_fine_estimate_: `FineCountEstimate` where ``n_fine`` is None, else None.
         labels_: int64 ``[N]``, fine class of each training sample.
-        history_: One dict for each epoch: loss and its terms, clusters in use, fine classes that changed parent, tau, lr.
+        history_: One dict for each epoch: loss and its terms, clusters in use, changed parents, tau, lr.
         mstep_gap_: Largest gap of the latest solve to its proven bound; NaN without a solve.
         balance_forced_: Whether the balance term alone fixed the group sizes in the latest solve.
         multi_parent_: `MultiParent` rows: fine classes with more than one coarse class, by the labels of their samples.
@@ -98,7 +98,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         standardize: bool = True,
         noise: float = 0.0,
         dropout: float = 0.0,
-        confidence: float = 0.7,
+        confidence: float = 0.4,
         metric: str = "cosine",
         drop_uncertain: float = 0.0,
         multi_parent: float = 0.25,
@@ -135,8 +135,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
 
         Args:
             X: ``[N, d]`` array, tensor, data frame, scipy CSR matrix or memory map.
-            y_coarse: ``[N]`` labels (integers, strings, booleans; -1, None or NaN: none), or ``[N, D]`` with a column for
-                each data set (taxonomy).
+            y_coarse: ``[N]`` labels (integers, strings, booleans; -1, None or NaN: none), or ``[N, D]`` with a column
+                for each data set (taxonomy).
             dataset: ``[N]`` the data set each label of ``[N]`` belongs to.
 
         Returns:
@@ -158,7 +158,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
                 near = self._neighbours(X, labels.groups)
         shares = self._loop.finish(rows, codes)
         self.multi_parent_ = [
-            MultiParent(d, *found) for d, share in enumerate(shares) for found in second_parents(share, self.multi_parent)
+            MultiParent(d, *row) for d, share in enumerate(shares) for row in second_parents(share, self.multi_parent)
         ]
         self._publish(rows)
         return self
@@ -168,10 +168,11 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
     ) -> FalconClusterer:
         """Train one epoch on a chunk of the data.
 
-        The first call takes classes, standardisation, start and, where ``n_fine`` is None, the number of classes from its
-        chunk; ``classes`` names the coarse classes (for several data sets a list of them, with ``datasets``) where the
-        first chunk lacks some. Neighbours come from the chunk and from a reservoir of ``reservoir`` samples for each
-        coarse class. The learning rate stays at ``lr``; ``epochs`` calls are the length of the pseudo-label schedule.
+        The first call takes classes, standardisation, start and, where ``n_fine`` is None, the number of classes from
+        its chunk; ``classes`` names the coarse classes (for several data sets a list of them, with ``datasets``) where
+        the first chunk lacks some. Neighbours come from the chunk and from a reservoir of ``reservoir`` samples for
+        each coarse class. The learning rate stays at ``lr``; ``epochs`` calls are the length of the pseudo-label
+        schedule.
 
         Args:
             X: As for `fit`.
@@ -182,7 +183,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         """
         first = not hasattr(self, "_loop")
         if first:
-            known = None if classes is None else [np.unique(c) for c in (classes if datasets is not None else [classes])]
+            several = datasets is not None
+            known = None if classes is None else [np.unique(c) for c in (classes if several else [classes])]
             X, labels = self._begin(X, y_coarse, dataset, known, datasets)
         else:
             X = self._features(X, reset=False)
@@ -222,16 +224,16 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         given = self.relations
         spread = np.stack([np.arange(self.n_fine_) * count // self.n_fine_ for count in labels.counts])
         falcon = Falcon(
-            head, self.n_fine_, labels.counts, config, relations=spread if kmeans and given is None else given, seed=seed,
-            group=None,
+            head, self.n_fine_, labels.counts, config, relations=spread if kmeans and given is None else given,
+            seed=seed, group=None,
         ).to(self._device)  # fmt: skip
-        plan = Plan(
-            self.epochs, self._batch(X.shape[0]), self.lr, self.weight_decay, self.noise, self.dropout, seed
-        )  # fmt: skip
+        batch = self._batch(X.shape[0])
+        plan = Plan(self.epochs, batch, self.lr, self.weight_decay, self.noise, self.dropout, seed)
         self._loop = Loop(falcon, plan)
         if kmeans:
             start_from_kmeans(falcon, rows, labels.codes, sizes, self.confidence, seed, keep=given is not None)
-        self._classes, self.datasets_, self.history_ = labels.classes, labels.datasets, []
+        self._classes, self.datasets_ = labels.classes, labels.datasets
+        self.history_: list[dict[str, Any]] = []
         self.classes_coarse_ = labels.classes[0] if len(labels.classes) == 1 else labels.classes
         self._start_streaming()
         return X, labels
@@ -296,9 +298,9 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
 
         Args:
             X: ``[N, d]``.
-            y_coarse: Where coarse labels of these samples are known, ``[N]`` or ``[N, D]`` as in `fit`: the answer is then
-                among the fine classes under them. A sample without label is free; so is one whose labels have no fine
-                class in common.
+            y_coarse: Where coarse labels of these samples are known, ``[N]`` or ``[N, D]`` as in `fit`: the answer is
+                then among the fine classes under them. A sample without label is free; so is one whose labels have no
+                fine class in common.
         """
         rows = self._rows(X)
         return self._classify(rows, None if y_coarse is None else self._allowed(y_coarse, len(rows)))
@@ -311,7 +313,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         """Coarse label of each sample in a data set, given by its name or its position."""
         check_is_fitted(self)
         names = list(self.datasets_)
-        if dataset not in names and not (isinstance(dataset, Integral) and 0 <= dataset < len(names)):
+        if dataset not in names and dataset not in range(len(names)):
             raise ValueError(f"{_WHO}: dataset must be one of {names}, got {dataset!r}")
         d = names.index(dataset) if dataset in names else int(dataset)
         g = torch.from_numpy(self.relations_[d]).long().to(self._device)
@@ -386,7 +388,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
     def load(cls, path: str | Path, *, device: str = "auto") -> FalconClusterer:
         """Read what `save` wrote; nothing in the file is executed.
 
-        Predictions are those of the saved estimator. `partial_fit` goes on with a fresh optimiser and an empty reservoir.
+        Predictions are those of the saved estimator. `partial_fit` goes on with a fresh optimiser and an empty
+        reservoir.
         """
         from ._files import load
 
@@ -442,7 +445,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         ranges |= {"confidence": (0, 1), "drop_uncertain": (0, 1), "multi_parent": (0, 1)}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if not isinstance(value, Real) or not low <= value < high:
+            if not isinstance(value, Real) or not low <= float(value) < high:
                 raise ValueError(f"{_WHO}: {name} must be a number in [{low}, {high}), got {value!r}")
         if self.metric not in _METRICS:
             raise ValueError(f"{_WHO}: metric must be one of {_METRICS}, got {self.metric!r}")

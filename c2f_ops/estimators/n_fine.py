@@ -73,20 +73,26 @@ class FineCountEstimate:
 
 
 def estimate_n_fine(
-    X: Any, y_coarse: Any, k_max: int = 10, random_state: int | None = None, *, standardize: bool = True, device: str = "auto"
+    X: Any,
+    y_coarse: Any,
+    k_max: int = 10,
+    random_state: int | None = None,
+    *,
+    standardize: bool = True,
+    device: str = "auto",
 ) -> FineCountEstimate:
     """Estimate how many fine classes each coarse class has, by four votes.
 
     Up to 1000 samples of a coarse class, in up to 32 principal components, are split by k-means into k = 2 to ``k_max``
     clusters (no more than one for ten samples):
 
-    * stability: the largest k whose median adjusted Rand index between fits to two random 80 % subsets, on the samples they
-      share, reaches 0.9 of the best;
+    * stability: the largest k whose median adjusted Rand index between fits to two random 80 % subsets, on the samples
+      they share, reaches 0.9 of the best;
     * silhouette: the k of the largest mean silhouette;
     * calinski_harabasz: the k of the largest ratio of dispersion between to within clusters;
     * merge: FALCON with twice as many classes as the other votes say; classes of less than 0.2 of the average mass are
-      dropped, and two of one coarse class merge where the neighbours of the samples of one have the other with more than
-      0.2 of the probability of their own.
+      dropped, and two of one coarse class merge where the neighbours of the samples of one have the other with more
+      than 0.2 of the probability of their own.
 
     A k-means vote is 1 where its splits are no better than those of a single Gaussian of the same mean and covariance.
 
@@ -123,10 +129,8 @@ def estimate_n_fine(
     votes["merge"] = _merge_votes(X, y, guess, k_max, int(rng.integers(2**31 - 1)), standardize, device)
     table = list(votes.values())
     totals = [int(vote.sum()) for vote in table]
-    chosen = _lower_median(table)
-    return FineCountEstimate(
-        chosen, int(chosen.sum()), min(totals), max(totals), np.min(table, axis=0), np.max(table, axis=0), votes, classes
-    )
+    chosen, least, most = _lower_median(table), np.min(table, axis=0), np.max(table, axis=0)
+    return FineCountEstimate(chosen, int(chosen.sum()), min(totals), max(totals), least, most, votes, classes)
 
 
 def _lower_median(votes: list[np.ndarray]) -> np.ndarray:
@@ -189,6 +193,7 @@ def _merge_votes(
     X: Any, y: np.ndarray, guess: np.ndarray, k_max: int, seed: int, standardize: bool, device: str
 ) -> np.ndarray:
     """Over-cluster by FALCON, drop small classes, merge those that neighbours confuse: int ``[K_C]``."""
+    from ._loop import find_neighbours
     from .falcon import FalconClusterer
 
     pick = np.flatnonzero(y >= 0)
@@ -201,8 +206,6 @@ def _merge_votes(
     )
     x = dense(X[pick])
     model.fit(x, y[pick])
-    from ._loop import find_neighbours
-
     p = model.predict_proba(x)
     near = find_neighbours(x, y[pick], 10, model.metric, torch.device("cpu")).numpy()
     return merge_counts(p, near, model.relations_[0], len(guess))

@@ -82,8 +82,8 @@ def make_backbone(name: str, *, weights: str | None = None, options: Mapping[str
     """Build a backbone without classifier: images ``[B, 3, S, S]`` -> features ``[B, num_features]``.
 
     Args:
-        name: ``"cifar_resnet18"``, ``"cifar_resnet_small"`` (a fortieth of its cost, for CPUs), ``"torchvision/<model>"``
-            or ``"timm/<model>"``.
+        name: ``"cifar_resnet18"``, ``"cifar_resnet_small"`` (a fourteenth of its cost, for CPUs),
+            ``"torchvision/<model>"`` or ``"timm/<model>"``.
         weights: None for random ones, ``"default"`` or a name that the library knows.
             `c2f_ops.models.load_backbone_weights` reads files.
         options: arguments for the constructor of the model.
@@ -107,7 +107,7 @@ def make_backbone(name: str, *, weights: str | None = None, options: Mapping[str
     library, model_name = _resolve(name)
     if library == "timm":
         model = _create(library, model_name, weights, {**(options or {}), "num_classes": 0})
-        features = int(getattr(model, "head_hidden_size", None) or model.num_features)
+        features = _timm_features(model)
     else:
         model = _create(library, model_name, weights, dict(options or {}))
         features = _drop_classifier(model, name)
@@ -117,11 +117,17 @@ def make_backbone(name: str, *, weights: str | None = None, options: Mapping[str
     return model
 
 
+def _timm_features(model: Any) -> int:
+    """Return the width before the classifier, which some networks widen after the last stage."""
+    return int(getattr(model, "head_hidden_size", None) or model.num_features)
+
+
 def _drop_classifier(model: nn.Module, name: str) -> int:
     """Replace the last linear layer of a model of torchvision, its classifier; return the number of its inputs."""
     linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError(f"make_backbone: name must be a model with a linear classifier, got {name!r}")
     classifier = model.get_submodule(linear[-1])
+    assert isinstance(classifier, nn.Linear)
     model.set_submodule(linear[-1], nn.Identity())
-    return int(classifier.in_features)  # type: ignore[arg-type]
+    return classifier.in_features

@@ -21,7 +21,7 @@ def augment(images: Tensor, config: Config, generator: torch.Generator, *, batch
     size = config.image_size
     flips = torch.rand(batch, generator=generator) < (0.5 if config.flip else 0.0)
     if config.augment == "resized_crop":
-        theta = crop_maps(batch, config, generator, flips)[rows]
+        theta = crop_maps(batch, config.min_area, generator, flips)[rows]
         return sample_crops(images, theta, size)
     if config.padding:
         images = _reflect(images, config.padding)
@@ -32,9 +32,9 @@ def augment(images: Tensor, config: Config, generator: torch.Generator, *, batch
     return torch.where(flips[rows, None, None, None].to(out.device), out.flip(-1), out)
 
 
-def crop_maps(batch: int, config: Config, generator: torch.Generator, flips: Tensor) -> Tensor:
+def crop_maps(batch: int, min_area: float, generator: torch.Generator, flips: Tensor) -> Tensor:
     """Affine maps ``[B, 2, 3]`` of crops with area in [min_area, 1] of the image and aspect in [3/4, 4/3]."""
-    area = torch.empty(batch).uniform_(config.min_area, 1.0, generator=generator)
+    area = torch.empty(batch).uniform_(min_area, 1.0, generator=generator)
     aspect = torch.empty(batch).uniform_(-math.log(4 / 3), math.log(4 / 3), generator=generator).exp()
     width, height = (area * aspect).sqrt().clamp(max=1.0), (area / aspect).sqrt().clamp(max=1.0)
     centre = torch.empty(batch, 2).uniform_(-1.0, 1.0, generator=generator)
@@ -46,6 +46,7 @@ def crop_maps(batch: int, config: Config, generator: torch.Generator, flips: Ten
 
 
 def sample_crops(images: Tensor, theta: Tensor, size: int) -> Tensor:
+    """Sample ``[B, 3, size, size]`` from uint8 images under affine maps ``[B, 2, 3]``, bilinear."""
     grid = F.affine_grid(theta.to(images.device), [len(images), 3, size, size], align_corners=False)
     out = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return out.add_(0.5).clamp_(0, 255).to(torch.uint8)

@@ -124,7 +124,9 @@ def _folders(run: Path) -> list[Path]:
 def _check_hierarchy(folder: Path, saved: str, hierarchy: Hierarchy | None) -> None:
     given = NO_HIERARCHY if hierarchy is None else hierarchy.sha256
     if saved != given:
-        raise ValueError(f"checkpoint: hierarchy must be the one of {folder} with sha256 {saved[:12]}, got {given[:12]}")
+        raise ValueError(
+            f"checkpoint: hierarchy must be the one of {folder} with sha256 {saved[:12]}, got {given[:12]}"
+        )
 
 
 def _sha256(path: Path) -> str:

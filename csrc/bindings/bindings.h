@@ -18,6 +18,7 @@ void bind_signed_sqrt_normalize_cpu(pybind11::module_& m);
 void bind_multilinear_pool_cuda(pybind11::module_& m);
 void bind_signed_sqrt_normalize_cuda(pybind11::module_& m);
 void bind_falcon_loss_cuda(pybind11::module_& m);
+void bind_relations(pybind11::module_& m);
 
 // Call with the GIL held. Python sees RuntimeError.
 inline void throw_if_error(const Status& status) {

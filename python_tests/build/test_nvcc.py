@@ -19,11 +19,16 @@ SOURCES = sorted(CUDA.glob("*.cu"), key=lambda path: -path.stat().st_size)  # th
 
 # Registers of a thread. 255 is all there are: the fused kernel holds one factor in 32-bit and two in 16-bit form. The
 # Hadamard kernels keep two blocks of 256 threads on a multiprocessor (128), the normalisation kernels two of 512 (64).
+# falcon_loss: a row of 10240 classes takes one block of 512 threads forward (128), two where rows are swept (64), and
+# backward one at least, two where vectors are loaded.
 REGISTERS = {
     "multilinear_pool_fwd_sm80": 255,
     "hadamard_reduce": 128,
     "hadamard_grad": 128,
     "signed_sqrt_normalize": 64,
+    "falcon_loss_fwd": 128,
+    "falcon_loss_fwd_long": 64,
+    "falcon_loss_bwd": 96,
 }
 
 
@@ -139,6 +144,20 @@ def test_hadamard_kernels_move_vectors(compiled, source):
         assert source == "hadamard_reduce" or f"STG.E.{width}" in function, name
         wide += 1
     assert wide == 15  # three types by four named sets and one that is read at run time
+
+
+def test_falcon_loss_copies_ahead_and_moves_vectors(compiled):
+    """Kernels of vectors of four (`Li4E`): the next row of t arrives by asynchronous copies, all else 4 at a time."""
+    for source, count in (("falcon_loss_fwd", 6), ("falcon_loss_fwd_long", 3), ("falcon_loss_bwd", 6)):
+        functions = sass(compiled[source, "sm_90"].cubin).split("Function : ")[1:]
+        vectors = [function for function in functions if "Li4E" in function.split("\n", 1)[0]]
+        assert len(vectors) == count
+        for function in vectors:
+            name = function.split("\n", 1)[0]
+            wide = "128" if "kernelIf" in name else "64"
+            assert re.search(rf"LDG\.E\.{wide}", function) and "MUFU.EX2" in function, name
+            assert re.search(rf"STG\.E\.{wide if source == 'falcon_loss_bwd' else '128'}", function), name
+            assert ("LDGSTS" in function) == (source == "falcon_loss_fwd"), name
 
 
 def test_assembly_and_launches_have_one_place():

@@ -103,8 +103,7 @@ def test_as_many_fine_classes_as_coarse_ones(gaussians):
 
 
 def test_two_taxonomies_together_beat_each_alone(gaussians):
-    """Two groupings that cut across each other; each sample has a label of one of them, and overlap is such that one
-    grouping alone does not split its groups well."""
+    """Groupings that cut across each other, one label a sample; the classes overlap, so that one alone splits badly."""
     first, second = np.arange(12) % 4, np.arange(12) // 3
     scores = {"first": [], "second": [], "both": []}
     for seed in range(2):
@@ -112,7 +111,8 @@ def test_two_taxonomies_together_beat_each_alone(gaussians):
         even = np.random.default_rng(seed).random(len(data.x)) < 0.5
         y = np.stack([np.where(even, first[data.fine], -1), np.where(even, -1, second[data.fine])], 1)
         test = gaussians(seed, d=12, n=1200, spread=0.75, noise=1.0)
-        for name, rows, labels in (("first", even, y[even, 0]), ("second", ~even, y[~even, 1]), ("both", slice(None), y)):
+        both = slice(None), y
+        for name, (rows, labels) in {"first": (even, y[even, 0]), "second": (~even, y[~even, 1]), "both": both}.items():
             model = quick(epochs=40, random_state=seed).fit(data.x[rows], labels)
             scores[name].append(evaluate_discovery(test.fine, model.predict(test.x)).accuracy)
         for d, parents in enumerate((first, second)):
@@ -402,13 +402,13 @@ print(before // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def test_memory_is_linear(tmp_path):
-    """No tensor of samples x fine or batch x fine x coarse: those alone would be 640 MB and 2.6 GB here."""
+    """No tensor of samples x fine or batch x fine x coarse: those alone would be 480 MB and 1.5 GB here."""
     script = tmp_path / "big.py"
-    script.write_text(BIG.format(fine=8000, coarse=160, n=20_000))
+    script.write_text(BIG.format(fine=6000, coarse=120, n=20_000))
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     before, peak, _ = map(float, result.stdout.split())
-    assert peak - before < 500, (before, peak)
+    assert peak - before < 450, (before, peak)
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -448,7 +448,7 @@ EXPECTED_FAILURES = {
     "check_n_features_in_after_fitting": "calls score with y as a keyword; test_features_of_another_width stands in",
     "check_clustering": "fits without labels",
     "check_estimator_sparse_array": "takes everything with predict_proba for a classifier of the classes in y",
-    "check_estimator_sparse_matrix": "as check_estimator_sparse_array; test_every_input_gives_the_same_answer stands in",
+    "check_estimator_sparse_matrix": "the same; test_every_input_gives_the_same_answer stands in",
 }
 
 

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import itertools
-import shutil
-import subprocess
-import sys
-import sysconfig
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,47 +15,10 @@ from c2f_ops.reference import multilinear_pool as reference
 from c2f_ops.reference import signed_sqrt_normalize as norm_reference
 from c2f_ops.testing import TOLERANCES, relative_error
 
-ROOT = Path(__file__).parents[2]
 GPU = pytest.param(
     "gpu",
     marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")],
 )
-
-
-def build_emulation(folder: Path):
-    """Compile csrc/cuda with g++ against the emulation's headers; returns the module."""
-    compiler = shutil.which("g++")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("the emulation needs g++ on Linux")
-    pybind11 = pytest.importorskip("pybind11")
-    emulation, csrc = ROOT / "python_tests" / "cuda_emulation", ROOT / "csrc"
-    flags = ["-std=c++17", "-O1", "-fPIC", "-DC2F_HAS_CUDA", "-Wno-unknown-pragmas", "-x", "c++"]
-    flags += [
-        f"-I{p}" for p in (emulation, csrc / "include", csrc, pybind11.get_include(), sysconfig.get_path("include"))
-    ]
-    sources = [*sorted((csrc / "cuda").glob("*.cu")), *sorted((csrc / "bindings").glob("bind_*_cuda.cpp"))]
-    sources += [csrc / "plan" / "multilinear_pool_cuda_plan.cpp", emulation / "fibers.cpp"]
-
-    def run(*command: object) -> None:
-        done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-    objects = [folder / f"{source.stem}.o" for source in sources]
-    with ThreadPoolExecutor(2) as pool:
-        list(
-            pool.map(lambda job: run(compiler, *flags, "-c", job[0], "-o", job[1]), zip(sources, objects, strict=True))
-        )
-    library = folder / "c2f_cuda_emulation.so"
-    run(compiler, "-shared", "-o", library, *objects)
-    spec = importlib.util.spec_from_file_location("c2f_cuda_emulation", library)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def emulation(tmp_path_factory):
-    return build_emulation(tmp_path_factory.mktemp("emulation"))
 
 
 def emulate(module, patch) -> None:

@@ -24,13 +24,15 @@ if not list(Path(triton.__file__).parent.glob("backends/nvidia/bin/ptxas*")):
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from c2f_ops.triton import epilogue_kernels, fused_kernels, hadamard_kernels  # noqa: E402
+from c2f_ops.triton import epilogue_kernels, falcon_kernels, fused_kernels, hadamard_kernels  # noqa: E402
+from c2f_ops.triton import falcon_loss as falcon  # noqa: E402
 from c2f_ops.triton import multilinear_pool as pool  # noqa: E402
 from c2f_ops.triton import signed_sqrt_normalize as epilogue  # noqa: E402
 
 MLP = ((0, 1), (0, 2), (1, 2), (0, 1, 2))
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.uint8: "u8"}
+TYPES |= {torch.int32: "i32", torch.int64: "i64"}
 
 
 class Recorder:
@@ -203,6 +205,36 @@ def test_epilogue(monkeypatch, capability):
         # sm_100 keeps the arguments on the stack, stored once, around the subroutine of the exact square root
         limit = 16 if capability == 100 else 0
         check(compile_launch(recorder, capability), capability, limit)
+
+
+FALCON = [(capability, 608, torch.float32) for capability in (80, 90, 100)]
+FALCON += [(90, 8192, torch.bfloat16), (90, 10000, torch.float32)]
+FALCON += [
+    pytest.param(capability, classes, dtype, marks=pytest.mark.slow)
+    for capability in (80, 100)
+    for classes, dtype in ((8192, torch.bfloat16), (10000, torch.float32))
+]
+
+
+@pytest.mark.parametrize(("capability", "classes", "dtype"), FALCON)
+def test_falcon_loss(monkeypatch, capability, classes, dtype):
+    """One block a row, small and large, and steps through a longer row."""
+    empty = functools.partial(torch.empty, device="meta")
+    z = empty(512, classes, dtype=dtype)
+    y, g, neighbours = (empty(shape, dtype=kind) for shape, kind in (
+        ((512, 2), torch.int64), ((2, classes), torch.int32), ((512, 5), torch.int64)))  # fmt: skip
+    monkeypatch.setattr(falcon, "_mass", lambda z, lse: None)
+    launch = functools.partial(falcon.falcon_loss_fwd, z, z, z, neighbours, y, g, empty(3), 0.9, 0.5, True)
+    check(compile_launch(record(monkeypatch, falcon_kernels, "falcon_loss_fwd_kernel", launch), capability), capability)
+    launch = functools.partial(falcon.falcon_loss_bwd, empty(512), empty(classes), z, empty(512), empty(512, classes))
+    check(compile_launch(record(monkeypatch, falcon_kernels, "falcon_loss_bwd_kernel", launch), capability), capability)
+
+
+def test_falcon_mass(monkeypatch):
+    """The recorder keeps the second launch, the sum of the parts; the first one differs in HAS_LSE."""
+    launch = functools.partial(falcon._mass, torch.empty(512, 608, device="meta"), torch.empty(512, device="meta"))
+    recorder = record(monkeypatch, falcon_kernels, "falcon_mass_kernel", launch)
+    check(compile_launch(recorder, 90), 90)
 
 
 def test_grid_of_a_large_batch(monkeypatch):

@@ -33,8 +33,10 @@ def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, wanted: Tensor, 
     """Share of queries whose k nearest rows of the bank, by cosine, mostly have the label wanted.
 
     Args:
-        bank: ``[N, d]`` with ``labels`` ``[N]``, 0 or more.
-        queries: ``[M, d]`` with the labels ``wanted`` ``[M]``.
+        bank: ``[N, d]``.
+        labels: of the bank, ``[N]``, 0 or more.
+        queries: ``[M, d]``.
+        wanted: their labels, ``[M]``.
         k: neighbours; all of the bank where it has fewer. Of equal counts the lowest label wins.
     """
     similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).t()
@@ -46,17 +48,18 @@ def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, wanted: Tensor, 
 def write_features(path: str | os.PathLike[str], features: Tensor, dataset: LabeledImages) -> None:
     """Write features and labels as an ``.npz`` without pickles, at once or not at all.
 
-    Keys: ``x`` float32 ``[N, d]``; ``y_coarse``, ``y_fine`` int64 ``[N]``, the first and the last level, -1 unknown;
-    ``ids`` ``[N]``; ``coarse_names``, ``fine_names``; ``fine_to_coarse`` int64 ``[K_F]``, of use in evaluation alone.
+    Keys: ``X`` float32 ``[N, d]``; ``coarse``, ``fine`` int64 ``[N]``, the first and the last level, -1 unknown; ``id``
+    ``[N]``; ``coarse_names``, ``fine_names``; ``fine_to_coarse`` int64 ``[K_F]``, for evaluation alone. They are those
+    that `c2f_ops.data.embeddings.load_embeddings` and `c2f discover` look for.
     """
     if len(features) != len(dataset):
         raise ValueError(f"write_features: features must be {len(dataset)} rows, one per image, got {len(features)}")
     hierarchy = dataset.hierarchy
     arrays: dict[str, Any] = {
-        "x": features.numpy().astype(np.float32, copy=False),
-        "y_coarse": dataset.labels[:, 0].numpy(),
-        "y_fine": dataset.labels[:, -1].numpy(),
-        "ids": _strings(dataset.ids),
+        "X": features.numpy().astype(np.float32, copy=False),
+        "coarse": dataset.labels[:, 0].numpy(),
+        "fine": dataset.labels[:, -1].numpy(),
+        "id": _strings(dataset.ids),
         "coarse_names": _strings(hierarchy.names[0]),
         "fine_names": _strings(hierarchy.names[-1]),
         "fine_to_coarse": hierarchy.from_fine(torch.arange(hierarchy.sizes[-1]))[:, 0].numpy(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,9 +95,7 @@ def _pretrain(config: SelfsupConfig, run: Path, resume: bool, console: Any) -> S
 def load_images(config: SelfsupConfig, split: str, n: int | None = None) -> LabeledImages:
     """Load the images of a run; by default the training images that it has."""
     n = config.train_images if split == "train" and n is None else n
-    return load_dataset(
-        config.data, root=config.root, split=split, size=config.image_size, seed=config.data_seed, n=n
-    )
+    return load_dataset(config.data, root=config.root, split=split, size=config.image_size, seed=config.data_seed, n=n)
 
 
 def load_selfsup(run: Path, device: str = "auto") -> tuple[SimCLR, SelfsupConfig]:
@@ -136,10 +133,12 @@ class _Loop:
         self.images, self.coarse = dataset.stacked(config.image_size), dataset.labels[:, 0]
         self.sampler = BatchSampler(len(self.images), config.batch_size, config.seed, "selfsup")
         self.steps = max(1, round(config.epochs * self.sampler.batches))
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        plain = [p for p in model.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim <= 1]},
+        ]
         self.optimizer = torch.optim.SGD(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain}],
+            groups,
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.momentum > 0,
@@ -204,9 +203,7 @@ class _Loop:
         share = len(chosen) // accelerator.num_processes  # of all processes alike, for the sake of the negatives
         rows = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
         torch.manual_seed(stable_seed(config.seed, "step", step, accelerator.process_index))  # dropout and the like
-        views = two_views(
-            self.images[chosen[rows]].to(accelerator.device), config, step, batch=len(chosen), rows=rows
-        )
+        views = two_views(self.images[chosen[rows]].to(accelerator.device), config, step, batch=len(chosen), rows=rows)
         first, second = wrapped(views).chunk(2)
         loss = nt_xent(
             first,
