@@ -52,6 +52,8 @@ def group_cost(
         raise ValueError(f"group_cost: out must be float64 {expected}, got {out.dtype} {list(out.shape)}")
     order = y.argsort(stable=True)
     order = order[y[order] >= 0]
+    if len(order) == 0:
+        return out
     for rows in order.split(max(1, _CHUNK // max(1, p.shape[1]))):
         labels, counts = torch.unique_consecutive(y[rows].long(), return_counts=True)
         part = p[rows].detach()
