@@ -28,7 +28,7 @@ def train_falcon(
     ] = None,
     init: Annotated[str | None, _option(_MODEL, "Weights of the backbone: a file, a folder, or a name.")] = None,
     start: Annotated[str | None, _option(_MODEL, "What the backbone learns first: none, coarse or selfsup.")] = None,
-    features: Annotated[Path | None, _option(_MODEL, "An .npz with x, for neighbours and k-means.")] = None,
+    features: Annotated[Path | None, _option(_MODEL, "An .npz with X, for neighbours and k-means.")] = None,
     preset: Annotated[str | None, _option(_TRAINING, "Switches: recommended, paper or reference.")] = None,
     epochs: Annotated[int | None, _option(_TRAINING, "Passes over the images.")] = None,
     batch_size: Annotated[int | None, _option(_TRAINING, "Images per step, over all processes.")] = None,

@@ -36,7 +36,7 @@ class FalconRun:
             self-supervised run.
         start: What the backbone learns before: "none"; "coarse", the coarse labels, or "selfsup", contrastive views,
             for ``start_epochs`` at ``start_lr`` in batches of ``start_batch_size``.
-        features, test_features: ``.npz`` files with ``x`` ``[N, d]``, a row per image, for neighbours and k-means;
+        features, test_features: ``.npz`` files with ``X`` ``[N, d]``, a row per image, for neighbours and k-means;
             None: features of the backbone.
         confidence: Mean largest probability inside the coarse class that the k-means start is scaled to.
         epochs, batch_size: Passes over the images; images per step over all processes.
