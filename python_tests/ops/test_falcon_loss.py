@@ -285,6 +285,12 @@ def test_no_reduction(backend, device):
     assert relative_error(torch.autograd.grad(rows, z, upstream)[0], expected) < 1e-6
 
 
+def test_four_weights(backend, device):
+    tensors = make(11, 30, 4, 3, device=device)
+    loss, terms = falcon_loss(*tensors, lambdas=(0.1, 0.2, 0.3, 0.4), backend=backend, return_terms=True)
+    assert loss.item() == pytest.approx((terms.cpu() @ torch.tensor([0.1, 0.2, 0.3, 0.4])).item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("neighbours", [0, 2])
 def test_no_samples(backend, device, neighbours):
     z, s, t, y, g = make(0, 20, 3, neighbours, device=device)
