@@ -2,7 +2,7 @@
 
     c2f embed ... --out train.npz; c2f embed ... --out test.npz
     python -m c2f_ops.bench.falcon_study run --train train.npz --test test.npz --out study.jsonl
-    python -m c2f_ops.bench.falcon_study report study.jsonl --out docs/results
+    python -m c2f_ops.bench.falcon_study report study.jsonl --notes notes.md --out docs/results
 
 A run goes on where it was interrupted: results in the file are not computed again. Methods see coarse labels of
 the training samples only; fine labels of the test samples judge, and choose nothing.
@@ -268,12 +268,13 @@ def main() -> None:
     go.add_argument("--only", help="experiments, comma-separated")
     page = commands.add_parser("report")
     page.add_argument("results", type=Path)
+    page.add_argument("--notes", type=Path, required=True, help="what stands above the tables")
     page.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.command == "report":
-        from .falcon_report import write_pages
+        from .falcon_report import write_page
 
-        write_pages(read(arguments.results), arguments.out)
+        write_page(read(arguments.results), arguments.out, arguments.notes.read_text())
         return
     train, test = load(arguments.train).first(arguments.samples), load(arguments.test)
     options = {} if arguments.epochs is None else {"epochs": arguments.epochs}
