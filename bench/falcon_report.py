@@ -26,6 +26,7 @@ TITLES = {
     "noise": "Noise in the coarse labels",
     "taxonomies": "Two taxonomies",
     "two parents": "Fine classes under two coarse classes",
+    "digits": "Handwritten digits",
 }
 NAMES = {
     "FALCON": "FALCON",
@@ -75,12 +76,13 @@ def write_page(records: Iterable[Record], out: Path, notes: str) -> Path:
 
 def table(experiment: str, rows: Mapping[tuple[str, str], list[Record]]) -> str:
     """A Markdown table: mean and standard deviation over seeds, every seed's accuracy, the paper's figures."""
+    shown = experiment not in ("methods", "digits")
     several = len({method for _, method in rows}) > 1
-    heads = [*(["setting"] if experiment != "methods" else []), *(["method"] if several else [])]
+    heads = [*(["setting"] if shown else []), *(["method"] if several else [])]
     heads += [*COLUMNS.values(), "accuracy of each seed", "paper: accuracy / ARI"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for (setting, method), records in rows.items():
-        cells = [*([setting] if experiment != "methods" else []), *([NAMES[method]] if several else [])]
+        cells = [*([setting] if shown else []), *([NAMES[method]] if several else [])]
         cells += [spread([r[name] for r in records], name) for name in COLUMNS]
         by_seed = sorted(records, key=lambda r: r["seed"])
         key = method if experiment == "methods" else setting
