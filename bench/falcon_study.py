@@ -230,7 +230,7 @@ def with_two_parents(samples: Samples, count: int, rng: np.random.Generator) -> 
 
 
 def digits() -> tuple[Samples, Samples]:
-    """scikit-learn's digits under three coarse classes, {0, 6, 8, 9}, {1, 4, 7} and {2, 3, 5}: 1,197 and 600 samples."""
+    """scikit-learn's digits under coarse classes {0, 6, 8, 9}, {1, 4, 7} and {2, 3, 5}: 1,197 and 600 samples."""
     from sklearn.datasets import load_digits
 
     x, fine = load_digits(return_X_y=True)
