@@ -26,6 +26,7 @@ TITLES = {
     "noise": "Noise in the coarse labels",
     "taxonomies": "Two taxonomies",
     "two parents": "Fine classes under two coarse classes",
+    "digits": "Handwritten digits",
 }
 NAMES = {
     "FALCON": "FALCON",
@@ -55,12 +56,12 @@ PAPER = {
 }
 
 
-def write_pages(records: Iterable[Record], out: Path, conditions: str = "") -> Path:
-    """Write ``falcon-cifar100.md`` and its curves into ``out``; returns the page."""
+def write_page(records: Iterable[Record], out: Path, notes: str) -> Path:
+    """Write ``falcon-cifar100.md``, ``notes`` and then the tables, and its curves beside ``out``; returns the page."""
     groups: dict[str, dict[tuple[str, str], list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         groups[record["experiment"]][record["setting"], record["method"]].append(record)
-    parts = [conditions.strip()] if conditions.strip() else []
+    parts = [notes.strip()]
     for experiment, title in TITLES.items():
         if experiment in groups:
             parts += [f"## {title}", table(experiment, groups[experiment])]
@@ -75,18 +76,18 @@ def write_pages(records: Iterable[Record], out: Path, conditions: str = "") -> P
 
 def table(experiment: str, rows: Mapping[tuple[str, str], list[Record]]) -> str:
     """A Markdown table: mean and standard deviation over seeds, every seed's accuracy, the paper's figures."""
+    shown = experiment not in ("methods", "digits")
     several = len({method for _, method in rows}) > 1
-    heads = [*(["setting"] if experiment != "methods" else []), *(["method"] if several else [])]
-    heads += [*COLUMNS.values(), "accuracy of each seed", "paper: accuracy / ARI", "seconds"]
+    heads = [*(["setting"] if shown else []), *(["method"] if several else [])]
+    heads += [*COLUMNS.values(), "accuracy of each seed", "paper: accuracy / ARI"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for (setting, method), records in rows.items():
-        cells = [*([setting] if experiment != "methods" else []), *([NAMES[method]] if several else [])]
+        cells = [*([setting] if shown else []), *([NAMES[method]] if several else [])]
         cells += [spread([r[name] for r in records], name) for name in COLUMNS]
         by_seed = sorted(records, key=lambda r: r["seed"])
         key = method if experiment == "methods" else setting
         paper = PAPER.get((experiment, key), "") if method == "FALCON" or experiment == "methods" else ""
         cells += [", ".join(f"{100 * r['accuracy']:.1f}" for r in by_seed), paper]
-        cells.append(f"{np.median([r['seconds'] for r in records]):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -2,7 +2,8 @@
 
     c2f embed ... --out train.npz; c2f embed ... --out test.npz
     python -m c2f_ops.bench.falcon_study run --train train.npz --test test.npz --out study.jsonl
-    python -m c2f_ops.bench.falcon_study report study.jsonl --out docs/results
+    python -m c2f_ops.bench.falcon_study digits DIR
+    python -m c2f_ops.bench.falcon_study report study.jsonl --notes notes.md --out docs/results
 
 A run goes on where it was interrupted: results in the file are not computed again. Methods see coarse labels of
 the training samples only; fine labels of the test samples judge, and choose nothing.
@@ -158,6 +159,8 @@ def cells(seeds: int) -> Iterator[Cell]:
             yield Cell("taxonomies", half, "FALCON", seed)
         for method in ("FALCON", "GroupKMeans"):
             yield Cell("two parents", "10 classes split", method, seed)
+        for method in ("FALCON", "KMeans", *BASELINES):
+            yield Cell("digits", "10 classes", method, seed)
 
 
 def compute(cell: Cell, train: Samples, test: Samples, **options: Any) -> dict[str, Any]:
@@ -181,6 +184,9 @@ def compute(cell: Cell, train: Samples, test: Samples, **options: Any) -> dict[s
         train = with_taxonomies(train, cell.setting)
     elif cell.experiment == "two parents":
         train = with_two_parents(train, 10, rng)
+    elif cell.experiment == "digits":
+        train, test = digits()
+        n_fine = 10
     if cell.method == "FALCON":
         options["config"] = FalconConfig.preset(preset, **switches)
     else:
@@ -221,6 +227,26 @@ def with_two_parents(samples: Samples, count: int, rng: np.random.Generator) -> 
         rows = np.flatnonzero(samples.fine == k)
         coarse[rows[rng.random(len(rows)) < 0.5]] = (first[k] + 1 + rng.integers(first.max())) % (first.max() + 1)
     return replace(samples, coarse=coarse)
+
+
+def digits() -> tuple[Samples, Samples]:
+    """scikit-learn's digits under coarse classes {0, 6, 8, 9}, {1, 4, 7} and {2, 3, 5}: 1,197 and 600 samples."""
+    from sklearn.datasets import load_digits
+
+    x, fine = load_digits(return_X_y=True)
+    coarse = np.array([0, 1, 2, 2, 1, 2, 0, 1, 0, 0])[fine]
+    order = np.random.default_rng(0).permutation(len(x))
+    parts = (order[600:], order[:600])
+    train, test = (Samples(x[rows].astype(np.float32), coarse[rows], fine[rows]) for rows in parts)
+    return train, test
+
+
+def write_digits(folder: Path) -> None:
+    """Write ``digits-train.npz`` and ``digits-test.npz`` for `c2f discover`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = np.array(["0 6 8 9", "1 4 7", "2 3 5"])
+    for name, part in zip(("train", "test"), digits(), strict=True):
+        np.savez(folder / f"digits-{name}.npz", X=part.x, coarse=part.coarse, coarse_names=names, fine=part.fine)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
@@ -268,12 +294,18 @@ def main() -> None:
     go.add_argument("--only", help="experiments, comma-separated")
     page = commands.add_parser("report")
     page.add_argument("results", type=Path)
+    page.add_argument("--notes", type=Path, required=True, help="what stands above the tables")
     page.add_argument("--out", type=Path, required=True)
+    files = commands.add_parser("digits")
+    files.add_argument("folder", type=Path)
     arguments = parser.parse_args()
+    if arguments.command == "digits":
+        write_digits(arguments.folder)
+        return
     if arguments.command == "report":
-        from .falcon_report import write_pages
+        from .falcon_report import write_page
 
-        write_pages(read(arguments.results), arguments.out)
+        write_page(read(arguments.results), arguments.out, arguments.notes.read_text())
         return
     train, test = load(arguments.train).first(arguments.samples), load(arguments.test)
     options = {} if arguments.epochs is None else {"epochs": arguments.epochs}
