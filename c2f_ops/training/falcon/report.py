@@ -101,11 +101,12 @@ def plot_classes(
         relations: int ``[D, K_F]``.
         truth: Names the true class that a row is matched with, and frames images of others; None leaves both out.
         metrics: With the ``matching`` of `evaluate_discovery`.
-        most: Classes shown, evenly spread where there are more.
+        most: Classes shown, evenly spread where there are more; those without images are left out.
         count: Images of each.
     """
     sure, predicted = logits.softmax(1).max(1)
-    order = sorted(range(relations.shape[1]), key=lambda k: (int(relations[0, k]), k))
+    sizes = predicted.bincount(minlength=relations.shape[1])
+    order = sorted(predicted.unique().tolist(), key=lambda k: (int(relations[0, k]), k))
     picks = torch.linspace(0, len(order) - 1, min(most, len(order))).round().long()
     shown = [order[i] for i in picks.unique().tolist()]
     cell, gap, left, top = 0.72, 0.06, 2.35, 0.72  # inches
@@ -118,10 +119,11 @@ def plot_classes(
         figure.text(x / width, 1 - y / height, words, va="top", **{"color": _INK, "size": 8, **style})
 
     matching = metrics.get("matching")
-    note = "the surest test images of each discovered class"
-    text(0.15, 0.12, f"FALCON: {note}", size=11, weight="bold")
-    if matching is not None:
-        text(0.15, 0.4, "green frame: of the true class that the row is matched with; red: of another", color=_FAINT)
+    text(0.15, 0.12, "FALCON: the surest test images of each discovered class", size=11, weight="bold")
+    notes = [] if matching is None else ["green: of the true class that the row is matched with, red: of another"]
+    notes += [f"{len(shown)} of {len(order)} classes shown"] if len(shown) < len(order) else []
+    notes += [f"without images: {unused} of {len(sizes)} classes"] if (unused := int((sizes == 0).sum())) else []
+    text(0.15, 0.4, ".  ".join(notes), color=_FAINT)
     y = top
     for i, k in enumerate(shown):
         y += 0.16 if i in breaks else 0.0
@@ -130,11 +132,11 @@ def plot_classes(
         match = matching[k] if matching is not None and k < len(matching) else -1
         if i == 0 or i in breaks:
             text(0.15, y + 0.02, _short(data.names[0][int(relations[0, k])]), weight="bold")
-        text(0.3, y + 0.2, f"class {k}, {int((predicted == k).sum())} images")
+        text(0.3, y + 0.2, f"class {k}, {int(sizes[k])} images")
         if truth is not None:
             text(0.3, y + 0.37, f"as {_short(truth.names[match])}" if match >= 0 else "no match", color=_FAINT)
             if match >= 0:
-                share = float((truth.fine[predicted == k] == match).float().mean()) if len(members) else 0.0
+                share = float((truth.fine[predicted == k] == match).float().mean())
                 text(0.3, y + 0.53, f"{share:.0%} of them", color=_FAINT, size=7.5)
         for column, member in enumerate(members.tolist()):
             x = left + column * (cell + gap)
