@@ -145,7 +145,7 @@ def estimate_k(
     data = _load(file, coarse, None, features, labels, layer, obsm, unlabeled)
     if data.coarse is None or data.coarse.ndim != 1:
         raise ValueError("discover estimate-k: coarse must name one column of labels")
-    bound = {} if k_max is None else {"k_max": k_max}
+    bound: dict[str, Any] = {} if k_max is None else {"k_max": k_max}
     estimated = estimate_n_fine(data.X, named(data.coarse, data.coarse_names), random_state=seed, **bound)
     if as_json:
         print(json.dumps(estimated.to_dict(), indent=1))

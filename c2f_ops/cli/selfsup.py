@@ -24,6 +24,7 @@ def train_selfsup(
     epochs: Annotated[float | None, _option(_TRAINING, "Passes over the images.")] = None,
     batch_size: Annotated[int | None, _option(_TRAINING, "Images per step, two views of each.")] = None,
     lr: Annotated[float | None, _option(_TRAINING, "Learning rate.")] = None,
+    warmup_epochs: Annotated[float | None, _option(_TRAINING, "Epochs in which it rises.")] = None,
     temperature: Annotated[float | None, _option(_TRAINING, "Temperature of the loss.")] = None,
     seed: Annotated[int | None, _option(_TRAINING, "Seed of everything random in training.")] = None,
     precision: Annotated[str | None, _option(_MACHINE, "auto, fp32, bf16 or fp16.")] = None,
@@ -40,7 +41,7 @@ def train_selfsup(
     changes: dict[str, Any] = {
         "root": None if root is None else str(root), "train_images": train_images, "image_size": image_size,
         "view_size": view_size, "blur_share": blur, "backbone": backbone, "epochs": epochs, "batch_size": batch_size,
-        "lr": lr, "temperature": temperature, "seed": seed, "precision": precision, "device": device,
+        "lr": lr, "warmup_epochs": warmup_epochs, "temperature": temperature, "seed": seed, "precision": precision, "device": device,
         "threads": threads, "checkpoint_minutes": checkpoint_minutes,
     }  # fmt: skip
     console = _console()

@@ -409,7 +409,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
 
         Writes ``obs["c2f_fine"]`` (categories named after their coarse class, "T cell/0", in the order of the coarse
         categories), ``obs["c2f_fine_conf"]`` (probability), ``obsm["X_c2f"]`` (logits) and ``uns["c2f"]`` (hierarchy,
-        settings, version). Backed objects are read by chunks.
+        settings, version). Backed matrices are read whole, in their form on disk.
 
         Args:
             adata: The object; X dense, CSR or backed.

@@ -133,7 +133,7 @@ def write_relations(model: FalconClusterer, fine: np.ndarray, path: Path) -> Non
         writer.writerows(relation_rows(model, fine))
 
 
-def judge(model: FalconClusterer, data: Embeddings, protocol: str) -> dict[str, Any]:
+def judge(model: FalconClusterer, data: Embeddings, protocol: Any) -> dict[str, Any]:
     """The metrics of the model on data with fine labels; the relations are judged where coarse labels are there too."""
     if data.fine is None:
         raise ValueError(f"discover: {data.source} must have fine labels, got none; name their column with --fine")
