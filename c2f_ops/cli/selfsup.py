@@ -41,8 +41,8 @@ def train_selfsup(
     changes: dict[str, Any] = {
         "root": None if root is None else str(root), "train_images": train_images, "image_size": image_size,
         "view_size": view_size, "blur_share": blur, "backbone": backbone, "epochs": epochs, "batch_size": batch_size,
-        "lr": lr, "warmup_epochs": warmup_epochs, "temperature": temperature, "seed": seed, "precision": precision, "device": device,
-        "threads": threads, "checkpoint_minutes": checkpoint_minutes,
+        "lr": lr, "warmup_epochs": warmup_epochs, "temperature": temperature, "seed": seed, "precision": precision,
+        "device": device, "threads": threads, "checkpoint_minutes": checkpoint_minutes,
     }  # fmt: skip
     console = _console()
     config = SelfsupConfig(data=data, **{key: value for key, value in changes.items() if value is not None})
