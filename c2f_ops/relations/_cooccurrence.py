@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 22  # predictions that are widened to float64 at a time
+_CHUNK = 1 << 18  # predictions that are widened to float64 at a time
 
 
 def group_cost(
@@ -60,5 +60,5 @@ def group_cost(
         if from_logits:
             part = part.to(torch.promote_types(part.dtype, torch.float32)).softmax(1)
         sums = torch.segment_reduce(part.double(), "sum", lengths=counts)
-        out.index_add_(1, labels, sums.T)
+        out.T.index_add_(0, labels, sums)
     return out

@@ -89,7 +89,7 @@ class FixedPoint:
             spread = max(spread, float((highest[rows] - part.min(1)).max()))
         per_step = lam / coarse
         exponent = bits - int(np.frexp(spread if spread > 0 else per_step)[1])
-        scale = float(np.ldexp(1.0, int(np.clip(exponent, -1000, 1000))))
+        scale = float(np.ldexp(1.0, int(np.clip(exponent, -1022, 1023))))
         cost = np.empty(C.shape, np.int64)
         for rows in row_chunks(C.shape):
             steps = highest[rows, None] - C[rows]

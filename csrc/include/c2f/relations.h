@@ -1,7 +1,7 @@
 // solve_relations: the cheapest fine-to-coarse relation, exactly.
 //
-//   minimise  sum_i cost[i, g_i] + sum_j sum_{r = 1 .. n_j} slot_j(r)     n_j = #{i : g_i = j}, lower_j <= n_j <=
-//   upper_j
+//   minimise  sum_i cost[i, g_i] + sum_j sum_{r = 1 .. n_j} slot_j(r)
+//   where     n_j = #{i : g_i = j}, lower_j <= n_j <= upper_j
 //
 //   slot_j(r) = clip(rint((2 r + level_j) * slope), -window, window) * unit   for lower_j < r <= upper_j
 //             = -2 * window * unit                                            for r <= lower_j
