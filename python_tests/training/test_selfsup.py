@@ -270,7 +270,7 @@ def test_commands_train_and_embed(tmp_path, monkeypatch, capsys):
     model, config = load_selfsup(run, "cpu")
     dataset = load_images(config, "test", 20)
     with np.load(out, allow_pickle=False) as file:
-        assert file["X"].shape == (20, 256) and file["x"].dtype == np.float32
+        assert file["X"].shape == (20, 256) and file["X"].dtype == np.float32
         torch.testing.assert_close(torch.from_numpy(file["X"]), embed(model, dataset.stacked(16)))
         assert file["coarse"].tolist() == dataset.labels[:, 0].tolist()
         assert file["fine"].tolist() == dataset.labels[:, -1].tolist()
