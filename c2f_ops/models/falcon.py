@@ -205,7 +205,9 @@ class Falcon(nn.Module):
             prices = self.get_buffer(f"prices_{d}")
             known = None if prices.isnan().any() else prices.cpu().numpy()
             lam = self.config.balance(self.num_fine, count, epoch, epochs)
-            prior = self.num_fine * cost.sum(0).numpy() if self.config.group_prior == "proportional" else None
+            counted = bool(cost.any())  # a window may hold no label of a data set
+            proportional = counted and self.config.group_prior == "proportional"
+            prior = self.num_fine * cost.sum(0).numpy() if proportional else None
             previous = self.relations[d].cpu().numpy()
             result = solve_relations(cost.numpy(), lam, prev=previous, prices=known, prior=prior)
             prices.copy_(torch.from_numpy(result.prices))
