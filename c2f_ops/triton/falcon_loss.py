@@ -11,7 +11,7 @@ from . import unvalidated as _unvalidated
 __all__ = ["falcon_loss_bwd", "falcon_loss_fwd", "unavailable", "unvalidated"]
 
 LONGEST_BLOCK = 8192  # classes of a row that one program holds
-_CHUNK = 4096  # classes of a step through a longer row
+_CHUNK = 2048  # classes of a step through a longer row
 _MASS_ROWS, _MASS_BLOCK, _MASS_PARTS = 16, 128, 64
 
 
@@ -111,4 +111,4 @@ def _tiles(fine: int) -> dict[str, int | bool]:
     """One program a row: in one block, or in steps through a longer one."""
     one = fine <= LONGEST_BLOCK
     block = max(128, 1 << (fine - 1).bit_length()) if one else _CHUNK
-    return {"ONE_BLOCK": one, "BLOCK": block, "num_warps": min(16, max(1, block // 256))}
+    return {"ONE_BLOCK": one, "BLOCK": block, "num_warps": min(16, max(1, block // 128))}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 
 from c2f_ops import falcon_loss
 from c2f_ops.losses import FalconLoss
@@ -109,9 +111,16 @@ def _worker(rank, world, folder):
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch was built without gloo")
 @pytest.mark.parametrize("world", CUTS)
 def test_independent_of_the_number_of_processes(world, tmp_path):
-    multiprocessing.spawn(_worker, (world, str(tmp_path)), nprocs=world)
+    # Processes of their own from this file: what pytest imports has no name that a spawned process could import.
+    command = [sys.executable, __file__]
+    workers = [subprocess.Popen([*command, str(rank), str(world), str(tmp_path)]) for rank in range(world)]
+    assert [worker.wait(timeout=300) for worker in workers] == [0] * world
     for dtype, bound in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
         expected = _step(_model(dtype), (0, BATCH), dtype)
         for rank in range(world):
             actual = torch.load(f"{tmp_path}/{dtype}-{rank}.pt")
             assert all(relative_error(a, e) <= bound for a, e in zip(actual, expected, strict=True)), (dtype, rank)
+
+
+if __name__ == "__main__":
+    _worker(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
