@@ -46,7 +46,7 @@ def brute_force(C, lam, nu=None, lower=1, upper=None, prev=None):
 
 
 def tiny(rng, trial):
-    """K_F <= 6 and all the options: every second matrix has few values, every fifth a row of zeros."""
+    """K_F <= 6 and all the options; every second matrix has few values, which often tie with the cost of a slot."""
     coarse = int(rng.integers(1, 5))
     fine = int(rng.integers(coarse, 7))
     C = rng.integers(0, 4, (fine, coarse)) / 8 if trial % 2 else rng.random((fine, coarse))
@@ -57,7 +57,8 @@ def tiny(rng, trial):
         options["prior"] = rng.dirichlet(np.ones(coarse)) * fine
     if trial % 11 == 0:
         options["upper"] = -(-fine // coarse)
-    return C, float(rng.choice(LAMBDAS)), options, rng.integers(0, coarse, fine) if trial % 2 else None
+    lam = rng.integers(1, 4) * coarse / 16 if trial % 4 == 1 else float(rng.choice(LAMBDAS))
+    return C, lam, options, rng.integers(0, coarse, fine) if trial % 2 else None
 
 
 def planted(fine, coarse, noise, rng, sizes=None):
@@ -199,6 +200,9 @@ def test_ties_stay_where_they_were_then_take_the_lowest_class(backend):
     prev = [2, 2, 2, 2, 2, 0, 0, 1, 1]
     result = solve_relations(zeros, 1.0, prev=prev, backend=backend)
     assert (result.g.tolist(), result.moved) == ([0, 1, 2, 2, 2, 0, 0, 1, 1], 2)
+    # Sizes (2, 2) and (1, 3) are as good: the lower relation opens a slot in class 0 and closes one in class 1.
+    C = np.array([[1.0, 1.0], [1.0, 2.0], [0.0, 1.0], [0.0, 1.0]])
+    assert solve_relations(C, 1.0, backend=backend).g.tolist() == [0, 0, 1, 1]
     # Dead fine classes stay, whatever the others do.
     rng = np.random.default_rng(6)
     C = rng.random((12, 3))
@@ -275,6 +279,9 @@ def test_balance_lemma():
         assert forced.balance_forced and np.ptp(forced.n) <= 1, trial
         assert not solve_relations(C, balance_threshold(C) * 0.999).balance_forced
         assert not solve_relations(C, balance_threshold(C) * 2, prior=forced.n).balance_forced
+        if fine % coarse:
+            tight = [fine // coarse, *[fine] * (coarse - 1)]
+            assert not solve_relations(C, balance_threshold(C) * 2, upper=tight).balance_forced
     assert balance_threshold(np.full((100, 20), 1 / 2000)) == pytest.approx(20 / 200)
 
 
@@ -326,22 +333,22 @@ def test_several_data_sets_at_once():
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_signal_ends_a_long_solve(count):
     assert threading.current_thread() is threading.main_thread()
-    # Products of two ramps are slow to assign: this one takes many seconds.
-    C = np.outer(np.arange(1.0, 3001.0), np.arange(1.0, 501.0))
+    # Products of two ramps are slow to assign: this takes seconds.
+    C = np.outer(np.arange(1.0, 2001.0), np.arange(1.0, 1001.0))
 
     def handler(*_):
         raise TimeoutError("the alarm")
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
     begin = time.process_time()
     try:
         with pytest.raises(TimeoutError, match="the alarm"):
-            solve_relations(C if count == 1 else [C] * count, 1e3 * balance_threshold(C) / 3000)
+            solve_relations(C if count == 1 else [C] * count, 0.01 * balance_threshold(C))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert time.process_time() - begin < 2 * count
+    assert time.process_time() - begin < count
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -303,7 +303,6 @@ def _gap(
     weight = lam / C.shape[1]
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         best = np.where(v == 0, n, np.sign(v) * np.inf) if weight == 0 else np.floor((v / weight + 1 + 2 * nu) / 2)
-    # The best size but for rounding, so its neighbours too. r rows, not n, gain (r - n) (v - mean cost of the slots).
-    sizes = np.clip(best + np.array([[-1], [0], [1]]), lower, upper)
-    gains = (sizes - n) * (v - weight * (sizes + n - 2 * nu))
-    return gain + float(gains.max(0).clip(min=0).sum())
+    # r rows instead of n gain (r - n) (v - mean cost of the slots between).
+    best = np.clip(best, lower, upper)
+    return gain + float(((best - n) * (v - weight * (best + n - 2 * nu))).clip(min=0).sum())
