@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import Falcon
-from ..models.falcon_init import kmeans_start, proportional, set_classifier, spread
+from ..models.falcon_init import kmeans_start, proportional, set_classifier, sharpness_of, spread
 from ..neighbours import group_knn, sample_neighbours
 from ..relations import group_cost, solve_relations
 from ._inputs import Rows
@@ -118,7 +118,7 @@ def start_from_kmeans(
     pick = np.concatenate(chosen)
     x = rows.take(torch.from_numpy(pick)).cpu().numpy()
     start = kmeans_start(x, codes[pick, first], sizes, seed=seed)
-    sharpness = _sharpness(x, codes[pick, first], start.centroids, start.relations, confidence)
+    sharpness = sharpness_of(x, codes[pick, first], start.centroids, start.relations, confidence)
     centroids = start.centroids
     if keep:
         order = np.argsort(given[first], kind="stable")
@@ -142,24 +142,6 @@ def start_from_kmeans(
             lam = falcon.config.balance(num_fine, counts[d], 1, 1)
             relations[d] = solve_relations((cost[d] / cost[d].sum()).numpy(), lam).g
     falcon.set_relations(relations)
-
-
-def _sharpness(x: np.ndarray, y: np.ndarray, centroids: np.ndarray, relations: np.ndarray, confidence: float) -> float:
-    """The scale of squared distances that makes ``confidence`` the mean largest probability inside the group."""
-    pick = np.random.default_rng(0).permutation(len(x))[:2000]
-    widest = int(np.bincount(relations).max())
-    if widest == 1:
-        return 1.0
-    table = np.full((len(pick), widest), np.inf)
-    for row, i in enumerate(pick):
-        distance = np.square(centroids[relations == y[i]] - x[i]).sum(1) / 2
-        table[row, : len(distance)] = distance - distance.min()
-    low, high = -20.0, 20.0  # powers of two
-    for _ in range(30):
-        middle = (low + high) / 2
-        reached = (1 / np.exp(-(2.0**middle) * table).sum(1)).mean() >= confidence
-        low, high = (low, middle) if reached else (middle, high)
-    return 2.0**high
 
 
 @dataclass

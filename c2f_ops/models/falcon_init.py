@@ -59,6 +59,26 @@ def kmeans_start(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, *, seed: int =
     return FineStart(np.concatenate(centroids).astype(np.float32), relations)
 
 
+def sharpness_of(
+    x: np.ndarray, y: np.ndarray, centroids: np.ndarray, relations: np.ndarray, confidence: float
+) -> float:
+    """The scale of squared distances that makes ``confidence`` the mean largest probability inside the group."""
+    pick = np.random.default_rng(0).permutation(len(x))[:2000]
+    widest = int(np.bincount(relations).max())
+    if widest == 1:
+        return 1.0
+    table = np.full((len(pick), widest), np.inf)
+    for row, i in enumerate(pick):
+        distance = np.square(centroids[relations == y[i]] - x[i]).sum(1) / 2
+        table[row, : len(distance)] = distance - distance.min()
+    low, high = -20.0, 20.0  # powers of two
+    for _ in range(30):
+        middle = (low + high) / 2
+        reached = (1 / np.exp(-(2.0**middle) * table).sum(1)).mean() >= confidence
+        low, high = (low, middle) if reached else (middle, high)
+    return 2.0**high
+
+
 @torch.no_grad()
 def set_classifier(head: nn.Linear, centroids: np.ndarray, *, sharpness: float = 1.0) -> None:
     """Make ``head`` score by distance to centroids ``[K_F, d]``: the softmax of ``-sharpness |x - c|^2 / 2``."""

@@ -18,12 +18,13 @@ from torch import nn
 import c2f_ops
 from c2f_ops import cli
 from c2f_ops.models import Falcon, FalconConfig
+from c2f_ops.models.falcon_init import sharpness_of
 from c2f_ops.training import Interrupted
 from c2f_ops.training.falcon import FalconRun, FalconTrainer, Hooks, Learner, make_run, train_falcon
 from c2f_ops.training.falcon import run as run_module
 from c2f_ops.training.falcon.config import change, parse_setting, read_settings
 from c2f_ops.training.falcon.loop import _share
-from c2f_ops.training.falcon.start import label_groups, sharpness
+from c2f_ops.training.falcon.start import label_groups
 
 pytest.importorskip("sklearn")
 
@@ -207,7 +208,7 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
 def test_sharpness_reaches_the_confidence() -> None:
     x, centres = torch.randn(500, 4), torch.randn(FINE, 4)
     parents, y = torch.tensor([0, 0, 0, 1, 1, 1]), torch.arange(500) % 2
-    scale = sharpness(x, y, centres, parents, 0.7)
+    scale = sharpness_of(*(part.numpy() for part in (x, y, centres, parents)), 0.7)
     scores = (-scale * torch.cdist(x, centres).square() / 2).masked_fill(parents[None] != y[:, None], -torch.inf)
     assert float(scores.softmax(1).amax(1).mean()) == pytest.approx(0.7, abs=1e-3)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...models import Falcon
-from ...models.falcon_init import kmeans_start, proportional, set_classifier, spread
+from ...models.falcon_init import kmeans_start, proportional, set_classifier, sharpness_of, spread
 from ...neighbours import group_knn
 from ...relations import group_cost, solve_relations
 from ..logs import Progress
@@ -159,9 +159,10 @@ def make_start(
     if switches.mstep_init == "kmeans":
         centres = _means(own, clusters, falcon.num_fine)
         known = y[:, first] >= 0
-        scale = sharpness(own[known], y[known, first], centres, parents, run.confidence)
+        heads = centres.numpy()
+        scale = sharpness_of(own[known].numpy(), groups[known.numpy()], heads, start.relations, run.confidence)
         for network in (student, falcon.teacher):
-            set_classifier(network.head, centres.numpy(), sharpness=scale)
+            set_classifier(network.head, heads, sharpness=scale)
         falcon.set_relations(relations)
     nearest = torch.empty(0, dtype=torch.int64)
     if tests is not None:
@@ -184,22 +185,6 @@ def label_groups(y: Tensor) -> Tensor:
     """int64 ``[N]``: the same number for samples with the same labels ``[N, D]``; -1 where there is none."""
     _, groups = y.unique(dim=0, return_inverse=True)
     return torch.where((y >= 0).any(1), groups, -1)
-
-
-def sharpness(x: Tensor, y: Tensor, centres: Tensor, parents: Tensor, confidence: float) -> float:
-    """The scale of squared distances that makes ``confidence`` the mean largest probability inside the group."""
-    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:2000]
-    distances = torch.cdist(x[chosen], centres).square().double() / 2
-    distances = distances.masked_fill(parents[None] != y[chosen, None], torch.inf)
-    distances -= distances.amin(1, keepdim=True)
-    if int((distances.isfinite().sum(1) > 1).sum()) == 0:
-        return 1.0
-    low, high = -20.0, 20.0  # powers of two
-    for _ in range(30):
-        middle = (low + high) / 2
-        reached = float((1 / (-(2.0**middle) * distances).exp().sum(1)).mean()) >= confidence
-        low, high = (low, middle) if reached else (middle, high)
-    return 2.0**high
 
 
 def _means(x: Tensor, clusters: Tensor, count: int) -> Tensor:
