@@ -192,6 +192,7 @@ def _labels(y: Tensor, g: Tensor, d: Tensor | None, z: Tensor) -> tuple[Tensor, 
             raise ValueError(f"{_NAME}: d must name the data set of each sample where g has {count} rows, got None")
         else:
             _check_integers("d", d, z, (batch,))
+            _check_range("d", d, count)
             own = d.to(torch.int64)[:, None] == torch.arange(count, device=z.device)
             y = torch.where(own, y[:, None], -1)
     return y.to(torch.int64).contiguous(), g.to(torch.int32).contiguous()
@@ -207,6 +208,15 @@ def _check_integers(name: str, value: Tensor, like: Tensor, shape: tuple[int | N
         raise ValueError(f"{_NAME}: {name} must have shape [{expected}], got {list(value.shape)}")
     if value.device != like.device:
         raise ValueError(f"{_NAME}: {name} must be on {like.device} like z, got {value.device}")
+
+
+def _check_range(name: str, value: Tensor, count: int) -> None:
+    """Values in 0 .. count - 1, where looking costs no wait for a device and breaks no graph."""
+    if value.device.type != "cpu" or torch.compiler.is_compiling() or not len(value):
+        return
+    low, high = (int(x) for x in value.aminmax())
+    if low < 0 or high >= count:
+        raise ValueError(f"{_NAME}: {name} must be in 0..{count - 1}, the rows of g, got {low} to {high}")
 
 
 def _weights(lambdas: Sequence[float]) -> tuple[float, float, float, float]:

@@ -43,6 +43,8 @@ BAD = {
     "d missing": (dict(g=torch.zeros(2, 9, dtype=torch.int32)), ValueError, "d must name the data set of each sample where g has 2 rows, got None"),
     "d too much": (dict(y=torch.zeros(4, 1, dtype=torch.int64), d=torch.zeros(4, dtype=torch.int64)), ValueError, "d must be None where y has a column"),
     "d shape": (dict(d=torch.zeros(3, dtype=torch.int64)), ValueError, r"d must have shape \[4\], got \[3\]"),
+    "d beyond": (dict(g=torch.zeros(2, 9, dtype=torch.int32), d=torch.tensor([0, 1, 2, 0])), ValueError, r"d must be in 0\.\.1, the rows of g, got 0 to 2"),
+    "d negative": (dict(d=torch.tensor([0, 0, -1, 0])), ValueError, r"d must be in 0\.\.0, the rows of g, got -1 to 0"),
     "lambdas": (dict(lambdas=(1, -1, 1)), ValueError, r"lambdas must be three or four finite numbers, none negative, got \(1, -1, 1\)"),
     "two lambdas": (dict(lambdas=(1, 1)), ValueError, "lambdas must be three"),
     "T": (dict(T=0.0), ValueError, "T must be greater than 0 and finite, got 0.0"),
