@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .choice import BACKENDS, missing
 
-OPS = ("multilinear_pool", "signed_sqrt_normalize", "falcon_loss")
+OPS = ("multilinear_pool", "signed_sqrt_normalize", "falcon_loss", "class_attentive_supcon")
 
 
 def backends() -> dict[str, dict[str, str]]:

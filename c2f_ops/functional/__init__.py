@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .contrastive import class_attentive_loss
 from .falcon import falcon_loss
 from .pooling import (
     FBP,
@@ -23,6 +24,7 @@ __all__ = [
     "MLP",
     "TRILINEAR",
     "Explanation",
+    "class_attentive_loss",
     "decomposed",
     "explain",
     "falcon_loss",

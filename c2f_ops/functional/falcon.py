@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from .._checks import check_choice, check_tensor
 from .._ops import falcon_loss as _op  # noqa: F401  (registers the op)
 from .._ops.choice import BACKENDS
+from ._world import World
 
 _NAME = "falcon_loss"
 
@@ -86,7 +86,7 @@ def falcon_loss(
     y, g = _labels(y, g, d, z)
     coarse, nn, conf, entropy = _weights(lambdas)
     _check_options(T, tau, reduction, backend)
-    world = _Group(group)
+    world = World(group)
     wide = torch.float64 if z.dtype == torch.float64 else torch.float32
     batch, fine = z.shape
 
@@ -107,24 +107,6 @@ def falcon_loss(
     if not return_terms:
         return loss
     return loss, torch.cat([terms.detach().sum(0) * share, reg.detach()[None]])
-
-
-class _Group:
-    """Sums over the processes of a group, or over this one alone."""
-
-    def __init__(self, group: Any) -> None:
-        alone = group is None or (group == "auto" and not (dist.is_available() and dist.is_initialized()))
-        self.group = None if alone or group == "auto" else group
-        self.size = 1 if alone else dist.get_world_size(self.group)
-
-    def sum(self, x: Tensor) -> Tensor:
-        """``x`` summed over processes. Backward: the local gradient times their number, as DDP will divide by it."""
-        if self.size == 1:
-            return x
-        total = x.detach().clone()
-        dist.all_reduce(total, group=self.group)
-        local = x * self.size
-        return local + (total - local.detach())
 
 
 def _operands(

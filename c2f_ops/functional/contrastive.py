@@ -1,0 +1,272 @@
+"""The class-attentive contrastive loss: samples of a class draw together under the weights of that class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_choice, check_tensor
+from .._ops import class_attentive_supcon as _op  # noqa: F401  (registers the op)
+from .._ops.choice import BACKENDS
+from ._world import World
+
+_NAME = "class_attentive_loss"
+_MODES = ("supcon", "pairwise", "paper")
+_MAX_LEVELS = 4
+_ABSENT = -2  # label of a key that is left out
+
+
+def class_attentive_loss(
+    z: Tensor,
+    y: Tensor,
+    w: Tensor | None = None,
+    *,
+    mode: str = "supcon",
+    temperature: float = 0.1,
+    margin: float = 0.5,
+    negative_weight: float = 1.0,
+    level_weights: Sequence[float] | None = None,
+    hard_coarse_weight: float = 1.0,
+    unlabelled_as_keys: bool = False,
+    keys: Tensor | None = None,
+    key_labels: Tensor | None = None,
+    first: int | None = None,
+    eps: float | None = None,
+    group: Any = "auto",
+    backend: str = "auto",
+) -> Tensor:
+    """Contrastive loss of a batch whose similarities are cosines under the weights of the anchor's class.
+
+        sim_ij = <z_i o w_c, z_j o w_c> / (|z_i o w_c| |z_j o w_c|)         c = y_i: the anchor's weights on both sides
+
+        supcon    mean_i  log sum_{j != i} exp(sim_ij / temperature) - mean_{j in P_i} sim_ij / temperature
+        pairwise  mean over positive pairs of 1 - sim + negative_weight mean over negative pairs of max(0, sim - margin)
+        paper     mean over positive pairs of 1 - sim: as printed, without negatives; any constant z is its minimum
+
+    P_i are the other samples of i's class. The mean of "supcon" is over the samples that have one; the others are keys
+    only. Without any positive pair the loss is 0, with a gradient of 0. Memory is linear in the batch: no tensor of
+    pairs exists. With weights all equal, "supcon" is the supervised contrastive loss.
+
+    With `torch.distributed` initialised, the keys are the samples of all processes, and losses and gradients are such
+    that their averages over processes, as `DistributedDataParallel` takes them, are those of one process with the whole
+    batch. Batches may differ in size.
+
+    Args:
+        z: ``[B, d]`` embeddings: float64, float32, bfloat16 or float16; computed in float32 (float64).
+        y: ``[B]`` class of each sample, int64, -1 for unknown; or ``[B, K]`` with K <= 4 levels, coarse to fine, the
+            last of which chooses the weights.
+        w: ``[C, d]`` weights of each class; None: all 1, the plain contrastive loss. Only ratios and magnitudes count.
+        mode: "supcon", "pairwise" or "paper".
+        temperature: Of "supcon", greater than 0.
+        margin: Of "pairwise": the similarity from which a negative pair costs.
+        negative_weight: Of "pairwise".
+        level_weights: K numbers: what a pair counts as positive that agrees on 1, 2, ... K levels. Default: 0 but for
+            1 at the last, so that positives share the finest class.
+        hard_coarse_weight: What a negative counts that shares a coarser class with the anchor (K > 1).
+        unlabelled_as_keys: Samples of unknown class are negatives for all others; else they are left out.
+        keys: ``[N, d]`` embeddings that the samples are compared with, in place of the batch itself.
+        key_labels: Their classes, like y.
+        first: Row of ``keys`` where the batch itself lies, whose own pairs are left out; None: it is not among them.
+        eps: Smallest norm; default 1e-6 (1e-12 in float64).
+        group: Process group whose samples are keys; "auto": the default one where `torch.distributed` is initialised;
+            None: this process alone.
+        backend: "auto", "reference", "cpu", "triton" or "cuda".
+
+    Returns:
+        The loss, a float32 (float64) scalar.
+
+    Raises:
+        ValueError: an argument has a wrong shape, device or value. A class without a row of w is such an error on the
+            CPU; on a GPU the loss is NaN.
+        TypeError: an argument has a wrong type.
+        RuntimeError: the backend asked for is not available; a second derivative was asked for.
+
+    Source: Fine-Grained Classification via Class-Attentive Contrastive Representation Learning; Supervised Contrastive
+    Learning (NeurIPS 2020), eq. (2). docs/ops/class_attentive_loss.md has what differs and why.
+    """
+    y = _labels("y", y, z)
+    _check_options(mode, temperature, margin, negative_weight, hard_coarse_weight, eps, first, backend)
+    levels = y.shape[1]
+    wide = torch.float64 if z.dtype == torch.float64 else torch.float32
+    v = _squared_weights(w, y, z, wide)
+    classes = y[:, -1].clamp(max=0) if w is None else y[:, -1]
+    positive, repelling = _tables(mode, levels, level_weights, hard_coarse_weight)
+
+    world = World(group)
+    if keys is None:
+        if key_labels is not None or first is not None:
+            raise ValueError(f"{_NAME}: keys must be given where key_labels or first is, got None")
+        longest = world.longest(len(z), z)
+        first, missing = world.rank * longest, longest - len(z)
+        keys = world.gather(torch.nn.functional.pad(z, (0, 0, 0, missing)))
+        key_labels = world.gather(torch.nn.functional.pad(y, (0, 0, 0, missing), value=_ABSENT))
+    else:
+        key_labels = _check_keys(keys, key_labels, z, levels)
+        first = -1 if first is None else _check_first(first, len(z), len(keys))
+    if not unlabelled_as_keys:
+        key_labels = torch.where(key_labels[:, -1:] < 0, _ABSENT, key_labels)
+
+    z, keys = (_row_contiguous(t.to(torch.promote_types(z.dtype, keys.dtype))) for t in (z, keys))
+    attract, repel = torch.ops.c2f_ops.class_attentive_supcon(
+        z, keys, y, key_labels, classes, classes.argsort(stable=True), v, positive, repelling, mode != "supcon",
+        float(margin if mode != "supcon" else temperature), float(eps or (1e-12 if wide == torch.float64 else 1e-6)),
+        first, backend,
+    )  # fmt: skip
+
+    agreeing = _agreeing(y, key_labels, first).to(wide)  # [A, K + 1]
+    of_anchor = (agreeing * agreeing.new_tensor(positive)).sum(1) * (classes >= 0)
+    if mode == "supcon":
+        has = of_anchor > 0
+        value = repel - attract / (torch.where(has, of_anchor, 1.0) * temperature)
+        return torch.where(has, value, 0.0).sum() * world.size / world.sum(has.sum()).clamp(min=1)
+    pairs = of_anchor.sum()
+    loss = (pairs - attract.sum()) * world.size / _at_least_one(world.sum(pairs))
+    if mode == "paper":
+        return loss
+    against = ((agreeing * agreeing.new_tensor(repelling)).sum(1) * (classes >= 0)).sum()
+    return loss + negative_weight * repel.sum() * world.size / _at_least_one(world.sum(against))
+
+
+def _at_least_one(x: Tensor) -> Tensor:
+    """x where there is something to divide by, else 1."""
+    return torch.where(x > 0, x, 1.0)
+
+
+def _tables(
+    mode: str, levels: int, level_weights: Sequence[float] | None, hard: float
+) -> tuple[list[float], list[float]]:
+    """Weights of a pair that agrees on 0 to K levels, as positive and in the repelling sum."""
+    weights = [0.0] * (levels - 1) + [1.0] if level_weights is None else [float(x) for x in level_weights]
+    if len(weights) != levels or not all(0 <= x < math.inf for x in weights) or not any(weights):
+        raise ValueError(
+            f"{_NAME}: level_weights must be {levels} finite numbers, one for each level of y, none negative and not "
+            f"all 0, got {level_weights!r}"
+        )
+    positive = [0.0, *weights]
+    if mode == "supcon":
+        repelling = [1.0] + [1.0 if p else hard for p in positive[1:]]
+    elif mode == "pairwise":
+        repelling = [1.0] + [0.0 if p else hard for p in positive[1:]]
+    else:
+        repelling = [0.0] * (levels + 1)
+    return positive, repelling
+
+
+def _agreeing(y: Tensor, key_labels: Tensor, first: int) -> Tensor:
+    """``[A, K + 1]``: how many keys agree with each anchor on exactly 0, 1, ... K levels, itself left out.
+
+    Sorted numbers of the leading labels answer: nothing of pairs, and no shape that depends on data.
+    """
+    known, there = torch.ones_like(y[:, 0], dtype=torch.bool), key_labels[:, 0] > _ABSENT
+    itself = there[first : first + len(y)] if first >= 0 else torch.zeros_like(known)
+    counts = [there.sum() - itself.to(torch.int64)]  # that agree on at least 0, 1, ... levels
+    mine, theirs = torch.zeros_like(y[:, 0]), torch.zeros_like(key_labels[:, 0])
+    for a, b in zip(y.T, key_labels.T, strict=True):
+        known, there, itself = known & (a >= 0), there & (b >= 0), itself & (a >= 0)
+        mine, theirs = _number(mine, a, theirs, b) if len(counts) > 1 else (a.contiguous(), b)
+        listed = torch.where(there, theirs, -1).sort().values
+        same = torch.searchsorted(listed, mine, right=True) - torch.searchsorted(listed, mine)
+        counts.append(torch.where(known, same - itself.to(torch.int64), 0))
+    at_least = torch.stack([*counts, torch.zeros_like(counts[-1])], 1)
+    return at_least[:, :-1] - at_least[:, 1:]
+
+
+def _number(mine: Tensor, a: Tensor, theirs: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """One number, not negative, for each pair (number so far, label); the same for anchors and keys."""
+    far, labels = torch.cat([mine, theirs]), torch.cat([a, b])
+    ranks = (torch.searchsorted(x.sort().values, x) for x in (far, labels))
+    joint = next(ranks) * len(far) + next(ranks)
+    return joint[: len(mine)], joint[len(mine) :]
+
+
+def _labels(name: str, y: Tensor, z: Tensor) -> Tensor:
+    """Labels ``[B, K]`` int64."""
+    check_tensor(_NAME, "z", z, 2)
+    _check_labels(name, y, z, len(z))
+    return (y if y.ndim == 2 else y[:, None]).to(torch.int64).contiguous()
+
+
+def _check_labels(name: str, y: Any, z: Tensor, count: int) -> None:
+    if not isinstance(y, Tensor) or y.dtype not in (torch.int64, torch.int32):
+        got = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"{_NAME}: {name} must be an int64 or int32 tensor, got {got}")
+    fits = (y.ndim == 1 or (y.ndim == 2 and 1 <= y.shape[1] <= _MAX_LEVELS)) and len(y) == count
+    if not fits:
+        raise ValueError(
+            f"{_NAME}: {name} must have shape [{count}] or [{count}, K] with K from 1 to {_MAX_LEVELS}, "
+            f"got {list(y.shape)}"
+        )
+    if y.device != z.device:
+        raise ValueError(f"{_NAME}: {name} must be on {z.device} like z, got {y.device}")
+
+
+def _squared_weights(w: Tensor | None, y: Tensor, z: Tensor, wide: torch.dtype) -> Tensor:
+    """``[C, d]`` squares of the weights; one row of 1 without weights."""
+    if w is None:
+        return z.new_ones((1, z.shape[1]), dtype=wide)
+    check_tensor(_NAME, "w", w, 2)
+    if w.shape[1] != z.shape[1]:
+        raise ValueError(f"{_NAME}: w must have shape [C, d] = [C, {z.shape[1]}], got {list(w.shape)}")
+    if w.device != z.device:
+        raise ValueError(f"{_NAME}: w must be on {z.device} like z, got {w.device}")
+    if y.device.type == "cpu" and not torch.compiler.is_compiling() and len(y) and int(y[:, -1].max()) >= len(w):
+        raise ValueError(
+            f"{_NAME}: w must have a row for each class in y, got {len(w)} for class {int(y[:, -1].max())}"
+        )
+    return w.to(wide).square()
+
+
+def _check_keys(keys: Tensor, labels: Tensor | None, z: Tensor, levels: int) -> Tensor:
+    check_tensor(_NAME, "keys", keys, 2)
+    if keys.shape[1] != z.shape[1]:
+        raise ValueError(f"{_NAME}: keys must have shape [N, d] = [N, {z.shape[1]}], got {list(keys.shape)}")
+    if keys.device != z.device:
+        raise ValueError(f"{_NAME}: keys must be on {z.device} like z, got {keys.device}")
+    if labels is None:
+        raise ValueError(f"{_NAME}: key_labels must be given where keys is, got None")
+    _check_labels("key_labels", labels, z, len(keys))
+    labels = labels if labels.ndim == 2 else labels[:, None]
+    if labels.shape[1] != levels:
+        raise ValueError(f"{_NAME}: key_labels must have the {levels} levels of y, got {labels.shape[1]}")
+    return labels.to(torch.int64).contiguous()
+
+
+def _check_first(first: int, batch: int, count: int) -> int:
+    if not isinstance(first, int) or not 0 <= first <= count - batch:
+        raise ValueError(
+            f"{_NAME}: first must be None or a row of keys with the {batch} samples from there on, "
+            f"got {first!r} of {count}"
+        )
+    return first
+
+
+def _row_contiguous(x: Tensor) -> Tensor:
+    """Rows without gaps, none shared: kernels take a row stride, and no broadcast rows."""
+    return x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous()
+
+
+def _check_options(
+    mode: str,
+    temperature: float,
+    margin: float,
+    negative_weight: float,
+    hard_coarse_weight: float,
+    eps: float | None,
+    first: int | None,
+    backend: str,
+) -> None:
+    check_choice(_NAME, "mode", mode, _MODES)
+    check_choice(_NAME, "backend", backend, ("auto", *BACKENDS))
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"{_NAME}: temperature must be greater than 0 and finite, got {temperature!r}")
+    if not -1 <= margin <= 1:
+        raise ValueError(f"{_NAME}: margin must be a cosine, in [-1, 1], got {margin!r}")
+    for name, value in (("negative_weight", negative_weight), ("hard_coarse_weight", hard_coarse_weight)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{_NAME}: {name} must be finite and not negative, got {value!r}")
+    if eps is not None and not 0 < eps < math.inf:
+        raise ValueError(f"{_NAME}: eps must be None or greater than 0, got {eps!r}")
