@@ -34,7 +34,8 @@ def class_attentive_loss(
     unlabelled_as_keys: bool = False,
     keys: Tensor | None = None,
     key_labels: Tensor | None = None,
-    first: int | None = None,
+    queue: Tensor | None = None,
+    queue_labels: Tensor | None = None,
     eps: float | None = None,
     group: Any = "auto",
     backend: str = "auto",
@@ -70,7 +71,9 @@ def class_attentive_loss(
         unlabelled_as_keys: Samples of unknown class are negatives for all others; else they are left out.
         keys: ``[N, d]`` embeddings that the samples are compared with, in place of the batch itself.
         key_labels: Their classes, like y.
-        first: Row of ``keys`` where the batch itself lies, whose own pairs are left out; None: it is not among them.
+        queue: ``[M, d]`` embeddings that the samples are compared with besides the batch, for instance those of earlier
+            batches.
+        queue_labels: Their classes, like y; -2 where there is nothing.
         eps: Smallest norm; default 1e-6 (1e-12 in float64).
         group: Process group whose samples are keys; "auto": the default one where `torch.distributed` is initialised;
             None: this process alone.
@@ -89,24 +92,26 @@ def class_attentive_loss(
     Learning (NeurIPS 2020), eq. (2). docs/ops/class_attentive_loss.md has what differs and why.
     """
     y = _labels("y", y, z)
-    _check_options(mode, temperature, margin, negative_weight, hard_coarse_weight, eps, first, backend)
+    _check_options(mode, temperature, margin, negative_weight, hard_coarse_weight, eps, backend)
     levels = y.shape[1]
     wide = torch.float64 if z.dtype == torch.float64 else torch.float32
     v = _squared_weights(w, y, z, wide)
     classes = y[:, -1].clamp(max=0) if w is None else y[:, -1]
     positive, repelling = _tables(mode, levels, level_weights, hard_coarse_weight)
 
-    world = World(group)
+    world, first = World(group), -1
     if keys is None:
-        if key_labels is not None or first is not None:
-            raise ValueError(f"{_NAME}: keys must be given where key_labels or first is, got None")
+        if key_labels is not None:
+            raise ValueError(f"{_NAME}: keys must be given where key_labels is, got None")
         longest = world.longest(len(z), z)
         first, missing = world.rank * longest, longest - len(z)
         keys = world.gather(torch.nn.functional.pad(z, (0, 0, 0, missing)))
         key_labels = world.gather(torch.nn.functional.pad(y, (0, 0, 0, missing), value=_ABSENT))
     else:
-        key_labels = _check_keys(keys, key_labels, z, levels)
-        first = -1 if first is None else _check_first(first, len(z), len(keys))
+        key_labels = _check_keys("keys", keys, "key_labels", key_labels, z, levels)
+    if queue is not None or queue_labels is not None:
+        queue_labels = _check_keys("queue", queue, "queue_labels", queue_labels, z, levels)
+        keys, key_labels = torch.cat([keys, queue.to(keys.dtype)]), torch.cat([key_labels, queue_labels])
     if not unlabelled_as_keys:
         key_labels = torch.where(key_labels[:, -1:] < 0, _ABSENT, key_labels)
 
@@ -220,28 +225,21 @@ def _squared_weights(w: Tensor | None, y: Tensor, z: Tensor, wide: torch.dtype) 
     return w.to(wide).square()
 
 
-def _check_keys(keys: Tensor, labels: Tensor | None, z: Tensor, levels: int) -> Tensor:
-    check_tensor(_NAME, "keys", keys, 2)
+def _check_keys(name: str, keys: Any, labels_name: str, labels: Any, z: Tensor, levels: int) -> Tensor:
+    """Labels ``[N, K]`` of keys that go with z."""
+    for here, what, other in ((keys, name, labels_name), (labels, labels_name, name)):
+        if here is None:
+            raise ValueError(f"{_NAME}: {what} must be given where {other} is, got None")
+    check_tensor(_NAME, name, keys, 2)
     if keys.shape[1] != z.shape[1]:
-        raise ValueError(f"{_NAME}: keys must have shape [N, d] = [N, {z.shape[1]}], got {list(keys.shape)}")
+        raise ValueError(f"{_NAME}: {name} must have shape [N, d] = [N, {z.shape[1]}], got {list(keys.shape)}")
     if keys.device != z.device:
-        raise ValueError(f"{_NAME}: keys must be on {z.device} like z, got {keys.device}")
-    if labels is None:
-        raise ValueError(f"{_NAME}: key_labels must be given where keys is, got None")
-    _check_labels("key_labels", labels, z, len(keys))
+        raise ValueError(f"{_NAME}: {name} must be on {z.device} like z, got {keys.device}")
+    _check_labels(labels_name, labels, z, len(keys))
     labels = labels if labels.ndim == 2 else labels[:, None]
     if labels.shape[1] != levels:
-        raise ValueError(f"{_NAME}: key_labels must have the {levels} levels of y, got {labels.shape[1]}")
+        raise ValueError(f"{_NAME}: {labels_name} must have the {levels} levels of y, got {labels.shape[1]}")
     return labels.to(torch.int64).contiguous()
-
-
-def _check_first(first: int, batch: int, count: int) -> int:
-    if not isinstance(first, int) or not 0 <= first <= count - batch:
-        raise ValueError(
-            f"{_NAME}: first must be None or a row of keys with the {batch} samples from there on, "
-            f"got {first!r} of {count}"
-        )
-    return first
 
 
 def _row_contiguous(x: Tensor) -> Tensor:
@@ -256,7 +254,6 @@ def _check_options(
     negative_weight: float,
     hard_coarse_weight: float,
     eps: float | None,
-    first: int | None,
     backend: str,
 ) -> None:
     check_choice(_NAME, "mode", mode, _MODES)

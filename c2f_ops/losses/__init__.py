@@ -1,5 +1,6 @@
 """Losses as modules over `c2f_ops.functional`."""
 
+from .contrastive import ClassAttentiveLoss
 from .falcon import FalconLoss
 
-__all__ = ["FalconLoss"]
+__all__ = ["ClassAttentiveLoss", "FalconLoss"]

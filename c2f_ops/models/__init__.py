@@ -1,6 +1,7 @@
 """Models: MLPH, a tapped backbone with multilinear pooling and a head per level; FALCON, a student and its teacher."""
 
 from .checkpoints import load_backbone_weights
+from .contrastive import ClassAttentiveEncoder
 from .ema import ema_update
 from .falcon import Falcon
 from .falcon_config import FalconConfig
@@ -10,6 +11,7 @@ from .taps import TappedBackbone
 
 __all__ = [
     "MLPH",
+    "ClassAttentiveEncoder",
     "Falcon",
     "FalconConfig",
     "TappedBackbone",

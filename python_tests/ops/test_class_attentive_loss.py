@@ -248,16 +248,17 @@ def test_keys_of_their_own(backend, device):
     assert relative_error(loss, expected) < 1e-6
     for a, e in zip(grads, torch.autograd.grad(expected, (exact[0], others[0], exact[2])), strict=True):
         assert relative_error(a, e) < 1e-5
-    # A queue behind the batch: own pairs left out, detached keys without gradient.
-    queue = torch.cat([keys.detach(), z, keys.detach()[:5]])
-    numbers = torch.cat([labels, y, labels[:5]])
-    behind = class_attentive_loss(z, y, w, keys=queue, key_labels=numbers, first=33, backend=backend)
-    rolled = class_attentive_loss(
-        z, y, w, keys=queue.roll(-33, 0), key_labels=numbers.roll(-33), first=0, backend=backend
-    )
-    assert behind.item() == pytest.approx(rolled.item(), rel=1e-6) and behind.item() != pytest.approx(
-        loss.item(), rel=1e-3
-    )
+    # A queue besides the batch: own pairs left out, places of -2 empty.
+    queued = class_attentive_loss(z, y, w, queue=keys, queue_labels=labels, backend=backend)
+    everything = torch.cat([exact[0], others[0]]), torch.cat([exact[1], others[1]])
+    sim = similarities(exact[0], exact[1], exact[2], everything[0]) / 0.1
+    itself = torch.arange(20)[:, None] == torch.arange(53)
+    same = (exact[1][:, None] == everything[1]) & ~itself
+    value = sim.masked_fill(itself, -math.inf).logsumexp(1) - sim.masked_fill(~same, 0).sum(1) / same.sum(1)
+    assert relative_error(queued, value.mean()) < 1e-6
+    empty = torch.full_like(labels, -2)
+    nothing = class_attentive_loss(z, y, w, queue=keys, queue_labels=empty, unlabelled_as_keys=True, backend=backend)
+    assert nothing.item() == pytest.approx(class_attentive_loss(z, y, w, backend=backend).item(), rel=1e-6)
 
 
 LEVELS = [(0.0, 1.0), (0.5, 1.0), (1.0, 0.0), (0.2, 0.3)]
@@ -450,8 +451,9 @@ ERRORS = [
     ({"hard_coarse_weight": -1.0}, ValueError, r"hard_coarse_weight must be finite and not negative"),
     ({"eps": 0.0}, ValueError, r"eps must be None or greater than 0"),
     ({"keys": torch.zeros(5, 6)}, ValueError, r"key_labels must be given where keys is"),
-    ({"first": 0}, ValueError, r"keys must be given where key_labels or first is"),
-    ({"keys": torch.zeros(5, 6), "key_labels": torch.zeros(5).long(), "first": 2}, ValueError, r"first must be"),
+    ({"key_labels": torch.zeros(5).long()}, ValueError, r"keys must be given where key_labels is"),
+    ({"queue_labels": torch.zeros(5).long()}, ValueError, r"queue must be given where queue_labels is"),
+    ({"queue": torch.zeros(5, 7), "queue_labels": torch.arange(5)}, ValueError, r"queue must have shape \[N, d\]"),
     ({"backend": "gpu"}, ValueError, r"backend must be one of"),
 ]  # fmt: skip
 
