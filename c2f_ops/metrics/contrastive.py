@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class BoundReport:
-    """Values of :func:`error_bound`: ``true_error <= direct <= bound = C1 (ell + Delta) + C2`` on the data given.
+    """Values of :func:`error_bound`: ``true_error <= direct <= bound`` on the data given.
 
     Attributes:
         gamma: the radius; a sample counts as safe when its own prototype is nearer and every wrong one is not.
@@ -29,7 +29,8 @@ class BoundReport:
             population without bias; nan when a class has a single sample.
         Delta: ``sum_c pi_c |mu_c - m_c|^2``, what prototypes other than the class means add; 0 for the means.
         C1, C2: ``1 / gamma^2`` and ``delta``.
-        bound: the bound on the error; above 1 where it says nothing.
+        rounding: what float64 may have hidden in a squared distance, about ``1e-15 d``.
+        bound: ``C1 (ell + Delta + rounding) + C2``, 1 or more where it says nothing.
         direct: share of samples with ``d_y >= gamma``, plus delta: the bound before Markov's inequality.
         true_error: share of samples with a wrong prototype at most as far as their own: every tie is an error.
         chance: ``1 - max_c pi_c``, the error of the best constant answer.
@@ -52,6 +53,7 @@ class BoundReport:
     Delta: float
     C1: float
     C2: float
+    rounding: float
     bound: float
     direct: float
     true_error: float
@@ -147,35 +149,29 @@ def error_bound(
 
     n = counts.cpu().numpy()
     pi = _priors(name, priors, n)
-    mean_square, m = means.square().sum(1), m.nan_to_num(nan=0.0)
-    spread = np.where(n > 0, (1 - mean_square).clamp_min(0).cpu().numpy(), 0.0)
-    shift = np.where(n > 0, (means - m).square().sum(1).cpu().numpy(), 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        unbiased = np.where(pi > 0, pi * spread * n / (n - 1.0), 0.0)
-        share = np.where(n > 0, pi / n, 0.0)
-    ell, far = float(pi @ spread), float(pi @ shift)
-
+    ell, unbiased, far = _losses(pi, n, means.cpu().numpy(), m.cpu().numpy())
     own_square, wrong_square = own_and_wrong_squares(name, array, labels, heads)
-    # What a squared distance may be off by: sums of d products of numbers whose squares sum to 1 and |m|^2.
-    rounding = 4 * (array.shape[1] + 4) * np.finfo(float).eps * max(1.0, float(heads.square[known].max()))
-    own = np.sqrt(own_square + rounding)
-    wrong = np.sqrt((wrong_square - rounding).clip(0))
-    share = share[labels[labels >= 0].numpy()]
-    numerator = ell + far + 2 * rounding
+    # Half of it covers a squared distance: sums of d products of numbers whose squares sum to 1 and |m|^2.
+    rounding = 8 * (array.shape[1] + 4) * np.finfo(float).eps * max(1.0, float(heads.square[known].max()))
+    own = np.sqrt(own_square + rounding / 2)
+    wrong = np.sqrt((wrong_square - rounding / 2).clip(0))
+    share = (pi / n.clip(1))[labels[labels >= 0].numpy()]
+    numerator = ell + far + rounding
     radius = _best_gamma(wrong - margin, share, numerator) if gamma is None else float(gamma)
     outside, crowded = own >= radius, wrong - margin < radius
     delta = _fraction(share, crowded)
     bound = float(numerator / radius**2 + delta)
-    slack = math.sqrt(math.log(1 / alpha) / 2 * float((pi[n > 0] ** 2 / n[n > 0]).sum()))
+    slack = math.sqrt(math.log(1 / alpha) / 2 * float(share @ share))
     fresh = prototypes is not None and gamma is not None
     return BoundReport(
         gamma=radius,
         delta=delta,
         ell=ell,
-        ell_unbiased=float(unbiased.sum()) if np.isfinite(unbiased).all() else math.nan,
+        ell_unbiased=unbiased,
         Delta=far,
         C1=1 / radius**2,
         C2=delta,
+        rounding=rounding,
         bound=bound,
         direct=_fraction(share, outside) + delta,
         true_error=_fraction(share, wrong <= own),
@@ -234,6 +230,15 @@ def _best_gamma(wrong: Floats, share: Floats, numerator: float) -> float:
         return 2.0
     bounds = numerator / values[positive] ** 2 + below[first[positive]]
     return float(values[positive][bounds.argmin()])
+
+
+def _losses(pi: Floats, n: NDArray[np.int64], means: Floats, m: Floats) -> tuple[float, float, float]:
+    """Loss of all pairs, loss of pairs of two samples, what the prototypes add: ell, ell_unbiased, Delta."""
+    pi, n, means, m = (values[n > 0] for values in (pi, n, means, m))
+    spread = (1 - (means**2).sum(1)).clip(0)
+    single = bool((n[pi > 0] == 1).any())
+    unbiased = math.nan if single else float(pi @ (spread * n / (n - 1).clip(1)))
+    return float(pi @ spread), unbiased, float(pi @ ((means - m) ** 2).sum(1))
 
 
 def _fraction(share: Floats, chosen: NDArray[np.bool_]) -> float:
