@@ -234,7 +234,8 @@ def _best_gamma(wrong: Floats, share: Floats, numerator: float) -> float:
 
 def _losses(pi: Floats, n: NDArray[np.int64], means: Floats, m: Floats) -> tuple[float, float, float]:
     """Loss of all pairs, loss of pairs of two samples, what the prototypes add: ell, ell_unbiased, Delta."""
-    pi, n, means, m = (values[n > 0] for values in (pi, n, means, m))
+    present = n > 0
+    pi, n, means, m = pi[present], n[present], means[present], m[present]
     spread = (1 - (means**2).sum(1)).clip(0)
     single = bool((n[pi > 0] == 1).any())
     unbiased = math.nan if single else float(pi @ (spread * n / (n - 1).clip(1)))
