@@ -58,7 +58,8 @@ def linear_probe(
     """Train a linear classifier on embeddings and count its right answers.
 
     Report it with ``standardize=False`` and ``True``: Adam at a fixed learning rate does not see embeddings that differ
-    by a millionth, while standardising magnifies whatever is left of them.
+    by a millionth, while standardising magnifies whatever is left of them. Where all directions are equal the length of
+    z may still tell the classes; ``normalize=True`` removes it.
 
     Args:
         Z_train: embeddings ``[N, d]``.

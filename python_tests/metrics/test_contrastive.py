@@ -5,6 +5,7 @@ import doctest
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from c2f_ops.data import circles_toy, planted_features
 from c2f_ops.metrics import (
@@ -104,6 +105,31 @@ def test_chunks_and_memory_maps_change_nothing(rng, monkeypatch, tmp_path):
     for field, value in report.to_dict().items():
         assert again[field] == (pytest.approx(value, rel=1e-12) if value is not None else None), field
     np.testing.assert_allclose(class_attentive_scores(mapped, w, class_attentive_prototypes(mapped, y, w)), scores)
+
+
+class Largest(TorchDispatchMode):
+    """Remember the size of the largest tensor that any op returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            self.numel = max(self.numel, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+        return out
+
+
+def test_no_tensor_has_samples_classes_and_features_at_once(monkeypatch):
+    n, classes, d = 3000, 40, 30
+    z, y, w = torch.randn(n, d), torch.arange(n) % classes, torch.rand(classes, d) + 0.1
+    monkeypatch.setattr(_embeddings, "CHUNK", 10_000)
+    with Largest() as largest:
+        scores = class_attentive_scores(z, w, class_attentive_prototypes(z, y, w))
+        error_bound(z, y, w)
+    assert scores.numel() == largest.numel == n * classes
+    with Largest() as largest:
+        error_bound(z, y, w)
+    assert largest.numel <= n * d  # the embeddings themselves
 
 
 def test_unlabelled_samples_and_absent_classes(rng):
