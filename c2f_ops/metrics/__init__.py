@@ -1,7 +1,9 @@
-"""Metrics of hierarchical classification, of calibration, and of class discovery."""
+"""Metrics of hierarchical classification, of calibration, of class discovery, and of embeddings."""
 
 from __future__ import annotations
 
+from .collapse import CollapseReport, collapse_report
+from .contrastive import BoundReport, epsilon_margin, error_bound
 from .discovery import (
     DiscoveryMetrics,
     clustering_accuracy,
@@ -15,18 +17,30 @@ from .hierarchical import (
     hierarchical_metrics,
     predictions_from_logits,
 )
+from .probe import ProbeReport, linear_probe
+from .prototypes import class_attentive_prototypes, class_attentive_scores, own_and_wrong_distances
 from .relations import graph_edit_distance, relation_accuracy
 
 __all__ = [
+    "BoundReport",
+    "CollapseReport",
     "DiscoveryMetrics",
     "HierarchicalMetrics",
+    "ProbeReport",
     "area_under_risk_coverage",
+    "class_attentive_prototypes",
+    "class_attentive_scores",
     "clustering_accuracy",
+    "collapse_report",
+    "epsilon_margin",
+    "error_bound",
     "evaluate_discovery",
     "expected_calibration_error",
     "graph_edit_distance",
     "hierarchical_metrics",
+    "linear_probe",
     "match_classes",
+    "own_and_wrong_distances",
     "predictions_from_logits",
     "relation_accuracy",
 ]
