@@ -108,9 +108,9 @@ def class_attentive_loss(
         keys = world.gather(torch.nn.functional.pad(z, (0, 0, 0, missing)))
         key_labels = world.gather(torch.nn.functional.pad(y, (0, 0, 0, missing), value=_ABSENT))
     else:
-        key_labels = _check_keys("keys", keys, "key_labels", key_labels, z, levels)
+        keys, key_labels = _check_keys("keys", keys, "key_labels", key_labels, z, levels)
     if queue is not None or queue_labels is not None:
-        queue_labels = _check_keys("queue", queue, "queue_labels", queue_labels, z, levels)
+        queue, queue_labels = _check_keys("queue", queue, "queue_labels", queue_labels, z, levels)
         keys, key_labels = torch.cat([keys, queue.to(keys.dtype)]), torch.cat([key_labels, queue_labels])
     if not unlabelled_as_keys:
         key_labels = torch.where(key_labels[:, -1:] < 0, _ABSENT, key_labels)
@@ -225,8 +225,8 @@ def _squared_weights(w: Tensor | None, y: Tensor, z: Tensor, wide: torch.dtype) 
     return w.to(wide).square()
 
 
-def _check_keys(name: str, keys: Any, labels_name: str, labels: Any, z: Tensor, levels: int) -> Tensor:
-    """Labels ``[N, K]`` of keys that go with z."""
+def _check_keys(name: str, keys: Any, labels_name: str, labels: Any, z: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Keys that go with z, and their labels ``[N, K]``."""
     for here, what, other in ((keys, name, labels_name), (labels, labels_name, name)):
         if here is None:
             raise ValueError(f"{_NAME}: {what} must be given where {other} is, got None")
@@ -239,7 +239,7 @@ def _check_keys(name: str, keys: Any, labels_name: str, labels: Any, z: Tensor, 
     labels = labels if labels.ndim == 2 else labels[:, None]
     if labels.shape[1] != levels:
         raise ValueError(f"{_NAME}: {labels_name} must have the {levels} levels of y, got {labels.shape[1]}")
-    return labels.to(torch.int64).contiguous()
+    return keys, labels.to(torch.int64).contiguous()
 
 
 def _row_contiguous(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,12 +47,13 @@ class ClassAttentiveEncoder(nn.Module):
         *,
         in_features: int | None = None,
         attention: str | ClassAttention = "table",
-        prototype: str = "mean",
+        prototype: Literal["mean", "unit"] = "mean",
     ) -> None:
         super().__init__()
         if prototype not in PROTOTYPES:
             raise ValueError(f"ClassAttentiveEncoder: prototype must be one of {PROTOTYPES}, got {prototype!r}")
-        self.backbone, self.num_classes, self.dim, self.prototype = backbone, num_classes, dim, prototype
+        self.backbone, self.num_classes, self.dim = backbone, num_classes, dim
+        self.prototype: Literal["mean", "unit"] = prototype
         self.projection = nn.Identity() if in_features is None else nn.Linear(in_features, dim)
         self.attention = (
             attention if isinstance(attention, ClassAttention) else ClassAttention(num_classes, dim, kind=attention)
