@@ -141,15 +141,19 @@ def choose_room(op: str, operand: Tensor, backend: str) -> str:
     Raises:
         RuntimeError: the backend asked for is not available on this machine, and why.
     """
-    wish = wanted_backend(backend)
-    if operand.dtype == torch.float64 or wish == "reference":
+    return _choose_room(op, operand.dtype, operand.device, wanted_backend(backend))
+
+
+@functools.cache
+def _choose_room(op: str, dtype: torch.dtype, device: torch.device, wish: str) -> str:
+    if dtype == torch.float64 or wish == "reference":
         return "reference"
     if wish != "auto":
         if why := missing(wish, op):
             raise RuntimeError(f"{op}: backend={wish!r} is not available: {why}")
         return wish
-    for name in AUTO_ORDER.get(operand.device.type, ()):
-        if not missing(name, op) and not room(name, op).unvalidated(operand.device):
+    for name in AUTO_ORDER.get(device.type, ()):
+        if not missing(name, op) and not room(name, op).unvalidated(device):
             return name
     return "reference"
 
