@@ -89,7 +89,7 @@ def class_attentive_loss(
         RuntimeError: the backend asked for is not available; a second derivative was asked for.
 
     Source: Fine-Grained Classification via Class-Attentive Contrastive Representation Learning; Supervised Contrastive
-    Learning (NeurIPS 2020), eq. (2). docs/ops/class_attentive_loss.md has what differs and why.
+    Learning (NeurIPS 2020), eq. (2). docs/ops/class_attentive_loss.md says what differs and why.
     """
     y = _labels("y", y, z)
     _check_options(mode, temperature, margin, negative_weight, hard_coarse_weight, eps, backend)
