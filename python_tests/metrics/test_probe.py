@@ -7,13 +7,19 @@ import torch
 from c2f_ops.metrics import linear_probe
 
 
+@pytest.fixture(params=["adam", "ridge", "logistic"])
+def solver(request):
+    if request.param == "logistic":
+        pytest.importorskip("sklearn")
+    return request.param
+
+
 def clusters(seed, scale=1.0, offset=0.0, n=400, classes=4):
     rng = np.random.default_rng(seed)
     y = np.arange(n) % classes
     return (offset + scale * (3 * np.eye(8)[y] + 0.5 * rng.standard_normal((n, 8)))).astype(np.float32), y
 
 
-@pytest.mark.parametrize("solver", ["adam", "ridge", "logistic"])
 @pytest.mark.parametrize("classes", [2, 4])
 def test_solvers_find_linear_classes(solver, classes):
     train, test = clusters(0, classes=classes), clusters(1, classes=classes)
@@ -76,7 +82,6 @@ def test_ridge_solves_the_normal_equations():
     assert report.train_accuracy == model.score(x.astype(float), y) < 1
 
 
-@pytest.mark.parametrize("solver", ["adam", "ridge", "logistic"])
 def test_constant_features_and_absent_classes(solver):
     (x, y), (x_test, y_test) = clusters(0), clusters(1)
     x[:, -1] = x_test[:, -1] = 0.1
