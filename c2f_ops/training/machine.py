@@ -75,6 +75,15 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def agree(accelerator: Any, stop: bool) -> bool:
+    """Say in every process whether any of them wants to stop."""
+    if accelerator.num_processes == 1:
+        return stop
+    if stop:
+        accelerator.set_trigger()
+    return bool(accelerator.check_trigger())
+
+
 def say(console: Any, text: str) -> None:
     """Print a line, if there is anyone to read it."""
     if console is not None:

@@ -15,8 +15,8 @@ from ...data import LabeledImages, load_dataset
 from ..checkpoint import NO_HIERARCHY, find_checkpoint, load_model, load_optimizer, save_checkpoint
 from ..folder import CONFIG, read_config, settled
 from ..logs import Progress, RunLog
-from ..loop import Interrupted, _agree
-from ..machine import cpu_threads, find_device, make_accelerator, say, stop_signals
+from ..loop import Interrupted
+from ..machine import agree, cpu_threads, find_device, make_accelerator, say, stop_signals
 from ..sampler import BatchSampler, stable_seed
 from ..schedule import learning_rate
 from .augment import two_views
@@ -175,7 +175,7 @@ class _Loop:
                             log.write("monitor", here.step, {"epoch": here.step / epoch, **measured})
                             note += "".join(f"  {name} {value:.3f}" for name, value in measured.items())
                         progress.epoch(note)
-                    stop = _agree(accelerator, should_stop())
+                    stop = agree(accelerator, should_stop())
                     due = time.monotonic() - saved > 60 * config.checkpoint_minutes
                     if main and (stop or due or here.step == self.steps):
                         self._checkpoint()
