@@ -57,6 +57,7 @@ def test_values_get_the_types_of_their_fields() -> None:
         ({"sides": [1]}, TypeError, r"whole: sides\[0\] must be list of int, got 1"),
         ({"sides": [[1, 2.5]]}, TypeError, r"whole: sides\[0\]\[1\] must be int, got 2.5"),
         ({"parts": [{}, {"size": "x"}]}, TypeError, r"whole: parts\[1\].size must be int, got 'x'"),
+        ({"parts": [{"size": True}]}, TypeError, r"whole: parts\[0\].size must be int, got True"),
         ({"parts": [{"no": 1}]}, ValueError, r"whole: setting must be a field of Part, got parts\[0\].no"),
         ({"b": 1, "a": 2}, ValueError, "whole: setting must be a field of Whole, got a, b"),
         ({"word": "c"}, ValueError, "whole: word must be one of a, b, got 'c'"),
