@@ -1,7 +1,7 @@
 """Configs of runs as frozen dataclasses: typed values from files and words, and checks that name what is wrong.
 
 A config derives from `TypedConfig`. Its fields are numbers, words, booleans, tuples ``tuple[x, ...]`` of such, plain
-dicts, and dataclasses of all these; each has a default.
+dicts, and dataclasses of all these. What is read from a file starts from defaults, so each field of it has one.
 """
 
 from __future__ import annotations
