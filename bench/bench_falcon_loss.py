@@ -5,71 +5,19 @@ c2f bench falcon-loss --out bench/results/DATE-cpu-falcon-loss.json
 
 from __future__ import annotations
 
-import datetime
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from c2f_ops import falcon_loss
 
+from .falcon_cases import CASES, Case, operands
 from .limits import measure_limits
-from .report import DTYPES, machine
+from .records import DTYPES, conditions, megabytes, milliseconds, ratio, said
 from .timing import Timing, interleave, noisy, peak_extra_bytes, ratios
-
-
-@dataclass(frozen=True)
-class Case:
-    """One shape: ``batch`` samples, ``fine`` and ``coarse`` classes, ``neighbours`` of each sample."""
-
-    name: str
-    source: str
-    batch: int
-    fine: int
-    coarse: int
-    neighbours: int = 5
-
-    def exps(self) -> int:
-        """Exponentials of forward and gradient: z twice, each neighbour once, the groups of z and s."""
-        return self.batch * (self.fine * (2 + self.neighbours) + 2 * self.fine // self.coarse)
-
-    def minimum_bytes(self, itemsize: int) -> int:
-        """z twice, s on the groups, neighbours once, the gradient of the rows written and read, d_z written."""
-        rows = itemsize * (3 + self.neighbours) + 8
-        return self.batch * (self.fine * rows + itemsize * self.fine // self.coarse)
-
-    def dense(self) -> bool:
-        """Whether the dense masked form, batch x fine x coarse, is within reach."""
-        return self.batch * self.fine * self.coarse < 2**26
-
-
-CASES = {
-    case.name: case
-    for case in (
-        Case("tiered", "tieredImageNet", 512, 608, 34),
-        Case("cifar", "CIFAR-100", 256, 100, 20),
-        Case("entity13", "Entity13", 512, 260, 13),
-        Case("pbmc", "PBMC", 1024, 83, 9),
-        Case("large", "10,000 classes", 512, 10_000, 1_000),
-    )
-}
-
-
-def operands(case: Case, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """z (a leaf), s, t ``[B, L, K_F]``, y, g."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return (2 * torch.randn(*shape, generator=generator)).to(device, dtype)
-
-    g = (torch.randperm(case.fine, generator=generator) % case.coarse).int().to(device)
-    y = torch.randint(case.coarse, (case.batch,), generator=generator).to(device)
-    z, s = draw(case.batch, case.fine), draw(case.batch, case.fine)
-    return z.requires_grad_(), s, draw(case.batch, case.neighbours, case.fine), y, g
 
 
 def dense(z: Tensor, s: Tensor, t: Tensor, y: Tensor, g: Tensor, coarse: int) -> Tensor:
@@ -168,7 +116,7 @@ def run_suite(
     compiled: bool = True,
     clock: str = "wall",
 ) -> dict[str, object]:
-    """Measure cases; returns the record that `write_record` saves and `table` prints."""
+    """Measure cases; returns the record that is saved, and that `table` prints."""
     rates = Rates(measure_limits(torch.float32, device, seconds=2.0, clock=clock).copy, exp_rate(device, clock))
     rows = [
         measure(
@@ -179,8 +127,7 @@ def run_suite(
         for dtype in dtypes
     ]  # fmt: skip
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine(device),
+        **conditions(device),
         "clock": clock,
         "rates": asdict(rates),
         "rows": [asdict(row) for row in rows],
@@ -189,11 +136,10 @@ def run_suite(
 
 def table(record: dict) -> str:
     """The record as a Markdown table."""
-    about, rates = record["machine"], record["rates"]
+    rates = record["rates"]
     clocks = {"wall": "wall time", "cpu": "processor time of all threads"}
     lines = [
-        f"{about['device']}, {about['threads']} threads, torch {about['torch']}, commit {about['commit']}, "
-        f"{record['date']}. Forward and gradient, {clocks[record['clock']]}, medians of interleaved runs (20 % to "
+        f"{said(record)} Forward and gradient, {clocks[record['clock']]}, medians of interleaved runs (20 % to "
         f"80 % in brackets). Limits: least bytes over copy bandwidth ({rates['copy'] / 1e9:.1f} GB/s), exponentials "
         f"over the rate of torch.exp in cache ({rates['exp'] / 1e9:.2f} G/s), both measured in this run.",
         "",
@@ -202,32 +148,14 @@ def table(record: dict) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in record["rows"]:
-        median, low, high = (row["timings"]["ours"][key] * 1e3 for key in ("median", "low", "high"))
         cells = [
             row["shape"],
             row["dtype"],
-            f"{median:.3g} ms ({low:.3g}-{high:.3g})",
-            *(_ratio(row, name) for name in ("dense", "compile", "reference")),
+            milliseconds(row["timings"]["ours"]),
+            *(ratio(row, name, 1) for name in ("dense", "compile", "reference")),
             f"{row['bytes_seconds'] * 1e3:.3g} ms",
             f"{row['exp_seconds'] * 1e3:.3g} ms",
-            " / ".join(_megabytes(row["peak_bytes"].get(name)) for name in ("ours", "dense", "compile")),
+            megabytes(row, "ours", "dense", "compile"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def write_record(record: dict, path: Path) -> None:
-    """Save a record as JSON, and its table beside it as Markdown."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table(record) + "\n")
-
-
-def _ratio(row: dict, name: str) -> str:
-    if name not in row["ratios"]:
-        return "-"
-    return f"{row['ratios'][name]:.1f}x" + (" (noisy)" if name in row["noisy"] else "")
-
-
-def _megabytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 2**20:.0f} MB"

@@ -18,7 +18,7 @@ import torch
 
 from c2f_ops.neighbours import group_knn
 
-from .report import machine
+from .records import machine
 from .timing import interleave, peak_extra_bytes, ratios
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from c2f_ops.relations import balance_threshold, solve_relations
 
-from .report import machine
+from .records import machine
 from .timing import interleave, peak_extra_bytes, ratios
 
 SIZES = {"608x34": (608, 34), "2000x200": (2000, 200), "10000x1000": (10_000, 1000)}

@@ -2,63 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from c2f_ops import falcon_loss
-from c2f_ops.testing import relative_error
 
+from .falcon_cases import CASES, Case
+from .falcon_cases import operands as rows_of
+from .gpu_rows import Row, measure_contenders, table_of_rows, write_rows
 from .limits import measure_limits
-from .report import DTYPES
-from .timing import interleave, noisy, peak_extra_bytes
+from .records import DTYPES
 
 BACKENDS = ("reference", "triton", "cuda")
 LAMBDAS, TEMPERATURE, TAU = (0.5, 0.5, 2.0), 0.9, 0.5
 
 
-@dataclass(frozen=True)
-class Case:
-    """A batch of B samples with L neighbours each; K_F fine and K_C coarse classes."""
-
-    name: str
-    B: int
-    K_F: int
-    K_C: int
-    L: int = 5
-
-    def minimum_bytes(self, itemsize: int) -> int:
-        """Forward: z, s and L rows of t read, the gradient written in float32; backward: both read, d_z written."""
-        return self.B * self.K_F * ((2 + self.L) * itemsize + 4 + itemsize + 4 + itemsize)
-
-
-CASES = (
-    Case("large", 512, 10_000, 1_000),
-    Case("tieredImageNet", 512, 608, 34),
-    Case("Entity13", 512, 260, 13),
-    Case("CIFAR-100", 256, 100, 20),
-    Case("PBMC", 1024, 84, 27),
-)
-
-
 def operands(case: Case, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
     """z (a leaf), s, t as a bank of B L rows, idx, y, g."""
-    generator = torch.Generator().manual_seed(0)
-
-    def rows(count: int) -> Tensor:
-        return (2 * torch.randn(count, case.K_F, generator=generator)).to(device, dtype)
-
-    bank = case.B * case.L
-    idx = torch.randperm(bank, generator=generator).view(case.B, case.L).to(device)
-    y = torch.randint(case.K_C, (case.B,), generator=generator).to(device)
-    g = (torch.arange(case.K_F) % case.K_C).int().to(device)
-    return rows(case.B).requires_grad_(), rows(case.B), rows(bank), idx, y, g
+    z, s, t, y, g = rows_of(case, dtype, device)
+    bank = t.flatten(0, 1)
+    idx = torch.randperm(len(bank), generator=torch.Generator().manual_seed(1)).view(t.shape[:2]).to(device)
+    return z, s, bank, idx, y, g
 
 
 def eager(z: Tensor, s: Tensor, t: Tensor, idx: Tensor, y: Tensor, g: Tensor) -> Tensor:
@@ -89,55 +56,41 @@ def contenders(tensors: tuple[Tensor, ...]) -> dict[str, Callable[[], Tensor]]:
     return runs
 
 
-def measure_case(case: Case, dtype: str, copy_rate: float, seconds: float, device: str = "cuda") -> dict[str, object]:
-    """Time forward and backward of those that run, in turns; the others leave their error."""
-    tensors = operands(case, DTYPES[dtype], device)
-    z = tensors[0]
-    exact = [x.detach().double() if x.is_floating_point() else x for x in tensors]
-    exact[0].requires_grad_()
-    truth = exact_gradient(exact)
-    runs: dict[str, Callable[[], object]] = {}
-    failed, errors, peaks = {}, {}, {}
-    for name, run in contenders(tensors).items():
-        step = lambda run=run: torch.autograd.grad(run(), z)  # noqa: E731
-        try:
-            errors[name] = relative_error(step()[0], truth)
-            peaks[name] = peak_extra_bytes(step, device)
-            runs[name] = step
-        except Exception as error:  # one that fails must not take the others' numbers with it
-            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    timings = interleave(runs, device=device, seconds=seconds)
-    return {
-        "case": asdict(case),
-        "dtype": dtype,
-        "timings": {name: asdict(t) for name, t in timings.items()},
-        "noisy": [name for name, t in timings.items() if name != "eager" and noisy(timings["eager"], t)],
-        "errors": errors,
-        "failed": failed,
-        "peak_bytes": peaks,
-        "limit_seconds": case.minimum_bytes(DTYPES[dtype].itemsize) / copy_rate,
-    }
-
-
-def exact_gradient(exact: list[Tensor]) -> Tensor:
+def exact_gradient(tensors: tuple[Tensor, ...]) -> Tensor:
     """The gradient in float64, from the reference kernels."""
-    z, s, t, idx, y, g = exact
+    z, s, t, idx, y, g = (x.detach().double() if x.is_floating_point() else x for x in tensors)
+    z.requires_grad_()
     loss = falcon_loss(z, s, t, y, g, idx=idx, lambdas=LAMBDAS, T=TEMPERATURE, tau=TAU, group=None, backend="reference")
     return torch.autograd.grad(loss, z)[0]
 
 
-def measure(path: Path, seconds: float) -> None:
-    """Measure the cases until ``seconds`` are spent; the file is written after each of them."""
-    end = time.monotonic() + seconds
-    rows: list[dict[str, object]] = []
+def measure_case(case: Case, dtype: str, copy_rate: float, seconds: float, device: str = "cuda") -> Row:
+    """One row of the record: forward and backward."""
+    tensors = operands(case, DTYPES[dtype], device)
+
+    def gradient_of(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        return lambda: torch.autograd.grad(run(), tensors[0])[0]
+
+    steps = {name: gradient_of(run) for name, run in contenders(tensors).items()}
+    runs = {name: (step, step) for name, step in steps.items()}
+    return {
+        "case": {"name": case.source, "B": case.batch, "K_F": case.fine, "K_C": case.coarse, "L": case.neighbours},
+        "dtype": dtype,
+        **measure_contenders(runs, exact_gradient(tensors), seconds=seconds, device=device),
+        "limit_seconds": case.minimum_bytes(DTYPES[dtype].itemsize) / copy_rate,
+    }
+
+
+def measure(path: Path, end: float) -> None:
+    """Measure until ``end``, the largest cases first."""
     rate = measure_limits(torch.bfloat16, "cuda", seconds=1.0).copy
-    for case in CASES:
-        for dtype in ("float32", "bfloat16"):
-            if time.monotonic() > end:
-                return
-            rows.append(measure_case(case, dtype, rate, seconds=1.0))
-            path.write_text(json.dumps({"copy": rate, "rows": rows}, indent=1) + "\n")
-            torch.cuda.empty_cache()
+
+    def rows() -> Iterator[Row]:
+        for case in sorted(CASES.values(), key=lambda case: -case.batch * case.fine):
+            for dtype in ("float32", "bfloat16"):
+                yield measure_case(case, dtype, rate, seconds=1.0)
+
+    write_rows(path, {"copy": rate}, rows(), end)
 
 
 def table(record: dict) -> str:
@@ -146,38 +99,6 @@ def table(record: dict) -> str:
         f"falcon_loss, forward and backward. Limit: the bytes of its rows at {record['copy'] / 1e12:.2f} TB/s. "
         "Error: relative L2 of the gradient against float64.",
         "",
-        "| case | contender | us | of limit | vs eager | peak MB | error |",
-        "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for row in record["rows"]:
-        case = row["case"]
-        title = f"{case['name']} {case['B']} x {case['K_F']} {row['dtype']}"
-        base = row["timings"].get("eager", {}).get("median")
-        for name, t in row["timings"].items():
-            versus = "-" if base is None or name == "eager" else f"{base / t['median']:.2f}x"
-            versus += " (noisy)" if name in row["noisy"] else ""
-            cell = [
-                title,
-                name,
-                f"{t['median'] * 1e6:.0f} ({t['low'] * 1e6:.0f}-{t['high'] * 1e6:.0f})",
-                f"{row['limit_seconds'] / t['median']:.0%}",
-                versus,
-                f"{row['peak_bytes'][name] / 2**20:.0f}",
-                f"{row['errors'][name]:.1e}",
-            ]
-            lines.append("| " + " | ".join(cell) + " |")
-        lines += [f"| {title} | {name} | failed: {why} | | | | |" for name, why in row["failed"].items()]
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Entry point of ``python -m bench.gpu_falcon_loss``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    args = parser.parse_args()
-    measure(args.path, args.seconds)
-
-
-if __name__ == "__main__":
-    main()
+    title = "{case[name]} {case[B]} x {case[K_F]} {dtype}".format_map
+    return "\n".join(lines + table_of_rows(record["rows"], title, "us", {}))

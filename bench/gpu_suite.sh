@@ -50,14 +50,17 @@ sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanit
 if [ -n "$sanitizer" ]; then
   for tool in memcheck racecheck initcheck synccheck; do # side by side: none of them is timed
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage "$tool" 100 "$sanitizer" --tool $tool --error-exitcode 9 \
-      "$python" -m pytest python_tests/ops/test_cuda_kernels.py python_tests/ops/test_falcon_loss_cuda.py -m cuda -q -x -k "not repeats" -p no:cacheprovider &
+      "$python" -m pytest python_tests/ops/test_cuda_kernels.py python_tests/ops/test_*_cuda.py -m cuda -q -x -k "not repeats" -p no:cacheprovider &
   done
   wait
 else
   printf 'sanitizer\tmissing\t0\n' >> "$out/stages.tsv"
 fi
 
-stage falcon_loss 75 "$python" -m bench.gpu_falcon_loss "$out/falcon_loss.json" --seconds 45
-stage bench $((total - SECONDS - 15)) "$python" -m bench.gpu_suite measure "$out/bench.json" --seconds $((total - SECONDS - 45))
+# An op more: its name here and in OPS of bench/gpu_suite.py. multilinear_pool ("bench") comes last and has what time is left.
+for op in falcon_loss; do
+  stage $op 75 "$python" -m bench.gpu_suite measure $op "$out/$op.json" --seconds 45
+done
+stage bench $((total - SECONDS - 15)) "$python" -m bench.gpu_suite measure bench "$out/bench.json" --seconds $((total - SECONDS - 45))
 "$python" -m bench.gpu_suite report "$out"
 ! grep -qvP '\t(0|missing)\t' "$out/stages.tsv"

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
 from c2f_ops import explain
-from c2f_ops._info import info
 
 from .cases import CASES, INTERACTIONS, Case, eager, operands, ours, step
 from .limits import Limits, measure_limits
+from .records import DTYPES, conditions, megabytes, milliseconds, ratio, said
 from .timing import Timing, interleave, noisy, peak_extra_bytes, ratios
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ def run_suite(
     compiled: bool = True,
     batch: int | None = None,
 ) -> dict[str, object]:
-    """Measure every combination; returns the record that `write_record` saves and `table` prints."""
+    """Measure every combination; returns the record that is saved, and that `table` prints."""
     rows = []
     limits = {dtype: measure_limits(DTYPES[dtype], device) for dtype in dtypes}
     for name in names:
@@ -122,76 +116,30 @@ def run_suite(
                         )
                     )
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine(device),
+        **conditions(device),
         "limits": {dtype: asdict(limit) for dtype, limit in limits.items()},
         "rows": [asdict(row) for row in rows],
     }
 
 
-def machine(device: str) -> dict[str, object]:
-    """The conditions of a record: device, versions, commit, threads."""
-    about = info()
-    return {
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "c2f_ops": about["version"],
-        "commit": about["commit"],
-        "matmul_precision": torch.get_float32_matmul_precision(),
-    }
-
-
-def table(record: dict[str, object]) -> str:
+def table(record: dict) -> str:
     """The record as a Markdown table."""
-    about, rows = record["machine"], record["rows"]
-    assert isinstance(about, dict) and isinstance(rows, list)
     lines = [
-        f"{about['device']}, {about['threads']} threads, torch {about['torch']}, commit {about['commit']}, "
-        f"{record['date']}. Medians of interleaved runs (20 % to 80 % in brackets); limit: flops over the rate of "
+        f"{said(record)} Medians of interleaved runs (20 % to 80 % in brackets); limit: flops over the rate of "
         "torch.mm, or bytes over copy bandwidth, whichever is longer, both measured in this run.",
         "",
         "| case | type | what | ours | vs eager | vs compile | of limit | peak extra memory: ours / eager / compile |",
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
-    for row in rows:
-        median, low, high = (row["timings"]["ours"][key] * 1e3 for key in ("median", "low", "high"))
+    for row in record["rows"]:
         cells = [
             f"{row['case']} {row['interactions']}",
             row["dtype"],
             row["what"],
-            f"{median:.3g} ms ({low:.3g}-{high:.3g}) {row['backend']} {row['algo']}",
-            *(_ratio(row, name) for name in ("eager", "compile")),
+            f"{milliseconds(row['timings']['ours'])} {row['backend']} {row['algo']}",
+            *(ratio(row, name, 2) for name in ("eager", "compile")),
             f"{row['of_limit']:.0%}",
-            " / ".join(_megabytes(row["peak_bytes"].get(name)) for name in ("ours", "eager", "compile")),
+            megabytes(row, "ours", "eager", "compile"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def write_record(record: dict[str, object], path: Path) -> None:
-    """Save a record as JSON, and its table beside it as Markdown."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table(record) + "\n")
-
-
-def _ratio(row: dict, name: str) -> str:
-    if name not in row["ratios"]:
-        return "-"
-    return f"{row['ratios'][name]:.2f}x" + (" (noisy)" if name in row["noisy"] else "")
-
-
-def _megabytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 2**20:.0f} MB"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,12 @@ def test_without_a_gpu_it_says_so_and_stops(tmp_path):
 def test_wrong_use(tmp_path):
     done = suite()
     assert done.returncode == 2 and "usage" in done.stderr
+
+
+def test_every_op_has_a_stage():
+    ops = re.search(r"for op in (.+); do\n  stage \$op ", SCRIPT.read_text())[1].split()
+    done = subprocess.run([sys.executable, "-m", "bench.gpu_suite", "measure", "--help"], cwd=ROOT, capture_output=True)
+    assert set(re.search(r"\{(.+?)\}", done.stdout.decode())[1].split(",")) == {*ops, "bench"}
 
 
 def report(folder: Path) -> str:

@@ -1,11 +1,8 @@
-"""Fine-to-coarse relations: optimal against brute force, linear programs, assignments; ties, starts, bounds, inputs."""
+"""Fine-to-coarse relations: optimal against brute force, linear programs, assignments; ties, starts, bounds."""
 
 from __future__ import annotations
 
 import itertools
-import signal
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -304,53 +301,6 @@ def test_strides_types_and_tensors():
     assert types == (np.int32, np.int64, np.float64) and result.moved == 0
 
 
-def test_repeated_and_threaded_solves_are_equal():
-    rng = np.random.default_rng(12)
-    C = rng.random((120, 12)) / np.arange(1, 13)
-    prev = rng.integers(0, 12, 120)
-    first = solve_relations(C, 0.5, prev=prev)
-    runs = [solve_relations(C, 0.5, prev=prev) for _ in range(10)]
-    for count in (1, 4, 16):
-        runs += solve_relations([C] * count, 0.5, prev=[prev] * count)
-    for run in runs:
-        np.testing.assert_array_equal(run.g, first.g)
-        np.testing.assert_array_equal(run.prices, first.prices)
-
-
-def test_several_data_sets_at_once():
-    rng = np.random.default_rng(13)
-    matrices = [rng.random((30, k)) for k in (3, 5, 30)]
-    together = solve_relations(matrices, [0.0, 0.2, 0.5], prev=[None, np.zeros(30, int), None])
-    for result, C, lam, prev in zip(together, matrices, (0.0, 0.2, 0.5), (None, np.zeros(30, int), None), strict=True):
-        np.testing.assert_array_equal(result.g, solve_relations(C, lam, prev=prev).g)
-    again = solve_relations(matrices, 0.2, prices=[r.prices for r in together])
-    assert [len(r.n) for r in again] == [3, 5, 30]
-    assert solve_relations([], 0.2) == []
-
-
-@pytest.mark.skipif(bool(_native.unavailable()), reason="interrupts the native code")
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_signal_ends_a_long_solve(count):
-    assert threading.current_thread() is threading.main_thread()
-    # Products of two ramps are slow to assign: this takes seconds.
-    C = np.outer(np.arange(1.0, 2001.0), np.arange(1.0, 1001.0))
-
-    def handler(*_):
-        raise TimeoutError("the alarm")
-
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
-    begin = time.process_time()
-    try:
-        with pytest.raises(TimeoutError, match="the alarm"):
-            solve_relations(C if count == 1 else [C] * count, 0.01 * balance_threshold(C))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert time.process_time() - begin < count
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_wide_problems_stay_in_range(backend):
     """Very many fine classes leave fewer bits to a cost; nothing overflows."""
@@ -398,103 +348,3 @@ def test_planted_relations_come_back(noise, least, sizes):
     accuracy = (result.g == g).mean()
     print(f"noise {noise}, {'balanced' if sizes is None else 'unbalanced'}: relation accuracy {accuracy:.3f}")
     assert accuracy >= least and result.gap < 1e-12
-
-
-BAD_CALLS = [
-    (dict(C=[np.ones((3, 2))] * 3, lam=[0.1]), ValueError, "lam must have one entry for each of 3 matrices, got 1"),
-    (dict(C=[1.0, 2.0]), ValueError, r"C\[0\] must have shape \[K_F, K_C\], got \[\]"),
-    (dict(C=np.ones(3)), ValueError, r"C must have shape \[K_F, K_C\], got \[3\]"),
-    (dict(C=np.ones((2, 0))), ValueError, r"C must have shape \[K_F, K_C\], got \[2, 0\]"),
-    (dict(C=np.ones((2, 3))), ValueError, "C must have K_F >= K_C, got K_F=2, K_C=3"),
-    (dict(C=np.array([[1.0, np.nan], [0, 1]])), ValueError, r"C must be finite and not negative, got nan at \[0, 1\]"),
-    (dict(C=np.array([[1.0, 1], [np.inf, 1]])), ValueError, r"C must be finite .* got inf at \[1, 0\] \(1 such"),
-    (dict(C=np.array([[1.0, 1], [0, -0.5]])), ValueError, r"C must be .* not negative, got -0.5 at \[1, 1\]"),
-    (dict(C=np.array([["a"]])), TypeError, "C must hold real numbers, got <U1"),
-    (dict(C=[np.ones((3, 2)), -np.ones((3, 2))], lam=0.1), ValueError, r"C\[1\] must be finite and not negative"),
-    (dict(lam=-1.0), ValueError, "lam must be finite and not negative, got -1.0"),
-    (dict(lam=np.nan), ValueError, "lam must be finite and not negative, got nan"),
-    (dict(lam="1"), TypeError, "lam must be a number, got str"),
-    (dict(lower=-1), ValueError, "lower must not be negative, got -1"),
-    (dict(lower=3), ValueError, "lower must sum to at most K_F=4, got 6"),
-    (dict(lower=[1, 1, 1]), ValueError, r"lower must have shape \[2\], got \[3\]"),
-    (dict(lower=1.5), TypeError, "lower must be integer, got float64"),
-    (dict(upper=1), ValueError, "upper must sum to at least K_F=4, got 2"),
-    (dict(upper=[0, 4]), ValueError, "upper must be at least lower, got 0 < 1 at 0"),
-    (dict(prior=[1.0, 1.0]), ValueError, "prior must not be negative and sum to K_F=4, got least 1.0, sum 2.0"),
-    (dict(prior=[5.0, -1.0]), ValueError, "prior must not be negative and sum to K_F=4, got least -1.0"),
-    (dict(prior=[4.0]), ValueError, r"prior must have shape \[2\], got \[1\]"),
-    (dict(prev=[0, 1]), ValueError, r"prev must have shape \[4\], got \[2\]"),
-    (dict(prev=[0, 1, 2, 0]), ValueError, r"prev must be in 0\.\.1, got 0\.\.2"),
-    (dict(prev=[0.0, 1, 0, 1]), TypeError, "prev must be integer, got float64"),
-    (dict(prices=[0.0]), ValueError, r"prices must have shape \[2\], got \[1\]"),
-    (dict(prices=[0.0, np.nan]), ValueError, "prices must be finite, got nan"),
-    (dict(backend="gpu"), ValueError, "backend must be auto, cpu or reference, got 'gpu'"),
-    (dict(C=[np.ones((3, 2))], prev=np.zeros(3, int)), TypeError, "prev must be a list or a number for a list of C"),
-]
-
-
-@pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS)
-def test_errors_name_argument_expectation_and_value(call, error, message):
-    with pytest.raises(error, match=message):
-        solve_relations(**{"C": np.ones((4, 2)), "lam": 0.1, **call})
-
-
-def test_cpu_backend_without_native_code(monkeypatch):
-    monkeypatch.setattr(_native, "_load", lambda: (None, "not built here"))
-    with pytest.raises(RuntimeError, match="not built here"):
-        solve_relations(np.ones((4, 2)), 0.1, backend="cpu")
-    assert solve_relations(np.ones((4, 2)), 0.1).n.tolist() == [2, 2]
-
-
-# ---- group_cost ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("from_logits", [False, True])
-def test_group_cost_against_a_loop(dtype, from_logits):
-    generator = torch.Generator().manual_seed(0)
-    z = (3 * torch.randn(300, 17, generator=generator, dtype=torch.float64)).to(dtype)
-    y = torch.randint(-1, 9, (300,), generator=generator)
-    y[y == 4] = 5  # a label that does not occur
-    p = z if not from_logits else (z.double() if dtype == torch.float64 else z.float()).softmax(1)
-    expected = torch.ones(17, 9, dtype=torch.float64)
-    for row, label in zip(p, y.tolist(), strict=True):
-        if label >= 0:
-            expected[:, label] += row.double()
-    for out in (torch.ones(17, 9, dtype=torch.float64), torch.ones(9, 17, dtype=torch.float64).T, None):
-        result = group_cost(z, y, 9, out=out, from_logits=from_logits)
-        assert out is None or result is out
-        torch.testing.assert_close(result + (out is None), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_group_cost_in_pieces_and_from_run_to_run(monkeypatch):
-    z, y = torch.randn(1000, 12), torch.randint(0, 5, (1000,))
-    whole = group_cost(z, y, 5, from_logits=True)
-    assert torch.equal(whole, group_cost(z, y, 5, from_logits=True))
-    total = None
-    for rows in torch.arange(1000).split(77):
-        total = group_cost(z[rows], y[rows], 5, out=total, from_logits=True)
-    torch.testing.assert_close(total, whole, rtol=1e-12, atol=1e-12)
-    monkeypatch.setattr("c2f_ops.relations._cooccurrence._CHUNK", 100)
-    torch.testing.assert_close(group_cost(z, y, 5, from_logits=True), whole, rtol=1e-12, atol=1e-12)
-    empty = group_cost(z[:0], y[:0], 5)
-    assert empty.shape == (12, 5) and not empty.any()
-    assert not group_cost(z, torch.full((1000,), -1), 5).any()
-
-
-@pytest.mark.parametrize(
-    ("p", "y", "num_coarse", "out", "error", "message"),
-    [
-        (torch.ones(3, 4).long(), torch.zeros(3).long(), 2, None, TypeError, "p must be a floating-point tensor"),
-        (torch.ones(3, 4), torch.zeros(3), 2, None, TypeError, "y must be an integer tensor, got torch.float32"),
-        (torch.ones(3), torch.zeros(3).long(), 2, None, ValueError, r"p must have shape \[N, K_F\], got \[3\]"),
-        (torch.ones(3, 4), torch.zeros(2).long(), 2, None, ValueError, r"y must have shape \[N\] = \[3\], got \[2\]"),
-        (torch.ones(3, 4), torch.tensor([0, 2, -1]), 2, None, ValueError, r"below num_coarse=2, got -1\.\.2"),
-        (torch.ones(3, 4), torch.tensor([0, 0, -2]), 2, None, ValueError, r"y must be -1 or below .* got -2\.\.0"),
-        (torch.ones(3, 4), torch.zeros(3).long(), 0, None, ValueError, "num_coarse must be at least 1, got 0"),
-        (torch.ones(3, 4), torch.zeros(3).long(), 2, torch.ones(4, 2), ValueError, r"out must be float64 \[4, 2\]"),
-    ],
-)
-def test_group_cost_errors(p, y, num_coarse, out, error, message):
-    with pytest.raises(error, match=message):
-        group_cost(p, y, num_coarse, out=out)

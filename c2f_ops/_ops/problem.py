@@ -1,4 +1,7 @@
-"""The printable summary of one `multilinear_pool` call: what kernel choices and plans may depend on."""
+"""What ops and rooms agree on: the printable summary of a `multilinear_pool` call, the outputs of `falcon_loss`.
+
+Kernel choices and plans depend on the summary alone.
+"""
 
 from __future__ import annotations
 
@@ -63,3 +66,14 @@ def layout_of(x: Tensor) -> str:
     if x.stride(1) == 1:
         return "positions"
     return "channels" if x.stride(2) == 1 else "strided"
+
+
+def falcon_loss_outputs(z: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Unwritten value ``[B]``, terms ``[B, 3]``, mass ``[K_F]``, lse ``[B]`` and grad, ``[B, K_F]`` or ``[0, K_F]``."""
+    batch, fine = z.shape
+    wide = torch.float64 if z.dtype == torch.float64 else torch.float32
+
+    def new(*shape: int) -> Tensor:
+        return z.new_empty(shape, dtype=wide)
+
+    return new(batch), new(batch, 3), new(fine), new(batch), new(batch if save else 0, fine)

@@ -1,4 +1,4 @@
-"""`c2f`, the command line. Commands are in `commands.py` and beside it; errors are dealt with here."""
+"""`c2f`, the command line. `commands.py` names the commands; errors are dealt with here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 def main() -> None:
     """Run the command line; bad input ends with one line and status 2."""
     try:
-        from . import selfsup  # noqa: F401  (adds its commands)
         from .commands import app
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich", "click"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,27 +11,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, help="Discover fine classes in embeddings that have coarse labels only.")
+from ._common import given, listed, option
 
 _FILE = "File"
-
-
-def _file_option(text: str) -> Any:
-    return typer.Option(help=text, rich_help_panel=_FILE, show_default=False)
-
-
-_Coarse = Annotated[str | None, _file_option("Column or key of the coarse labels; several, comma-separated.")]
-_Fine = Annotated[str | None, _file_option("Column or key of fine labels, which only judge.")]
-_Features = Annotated[str | None, _file_option("Key of the matrix, or feature columns, comma-separated.")]
-_Labels = Annotated[Path | None, _file_option("Label table beside a .npy or .npz file.")]
-_Layer = Annotated[str | None, _file_option("Layer of an h5ad file.")]
-_Obsm = Annotated[str | None, _file_option("Entry of obsm of an h5ad file, X_pca say.")]
-_Unlabeled = Annotated[str | None, _file_option("Label that means unknown.")]
+_Coarse = Annotated[str | None, option(_FILE, "Column or key of the coarse labels; several, comma-separated.")]
+_Fine = Annotated[str | None, option(_FILE, "Column or key of fine labels, which only judge.")]
+_Features = Annotated[str | None, option(_FILE, "Key of the matrix, or feature columns, comma-separated.")]
+_Labels = Annotated[Path | None, option(_FILE, "Label table beside a .npy or .npz file.")]
+_Layer = Annotated[str | None, option(_FILE, "Layer of an h5ad file.")]
+_Obsm = Annotated[str | None, option(_FILE, "Entry of obsm of an h5ad file, X_pca say.")]
+_Unlabeled = Annotated[str | None, option(_FILE, "Label that means unknown.")]
 _Input = Annotated[Path, typer.Argument(help="Embeddings: npz, npy, csv, tsv, parquet or h5ad.", show_default=False)]
 _Run = Annotated[Path, typer.Argument(help="Folder that `fit` wrote.", show_default=False)]
 
 
-@app.command("fit")
 def fit(
     file: _Input,
     out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
@@ -65,13 +57,16 @@ def fit(
 ) -> None:  # fmt: skip
     """Fit FALCON; write model, predictions, relations, log, pictures, and metrics where fine labels are known."""
     from ..estimators.runs import DiscoverOptions, fit_run
+    from ..training._typed import parse_setting, read_settings
 
-    given = {
-        "n_fine": num_fine, "preset": preset, "switches": _switches(switch), "epochs": epochs, "lr": lr, "seed": seed,
-        "batch_size": batch_size, "drop_uncertain": drop_uncertain, "metric": metric,
-        "hidden": None if hidden is None else [int(size) for size in hidden.split(",")],
-    }  # fmt: skip
-    options = DiscoverOptions.of(_read_config(config) | {k: v for k, v in given.items() if v is not None})
+    op = "discover fit"
+    values = {} if config is None else read_settings(op, config)
+    values |= given(
+        n_fine=num_fine, preset=preset, epochs=epochs, lr=lr, seed=seed, batch_size=batch_size, metric=metric,
+        switches=dict(parse_setting(op, text) for text in switch) if switch else None, drop_uncertain=drop_uncertain,
+        hidden=None if hidden is None else listed("hidden", hidden, int),
+    )  # fmt: skip
+    options = DiscoverOptions.of(values)
     if (options.n_fine is None) != estimate:
         raise ValueError("discover fit: give either --num-fine or --estimate")
     data = _load(file, coarse, fine, features, labels, layer, obsm, unlabeled)
@@ -87,7 +82,6 @@ def fit(
     console.print(f"run folder: {out}", highlight=False)
 
 
-@app.command("predict")
 def predict(
     run: _Run,
     file: _Input,
@@ -105,7 +99,6 @@ def predict(
     _console().print(f"{len(data)} samples: {out}", highlight=False)
 
 
-@app.command("relations")
 def relations(
     run: _Run, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:  # fmt: skip
@@ -123,7 +116,6 @@ def relations(
     print(json.dumps(tree[0] if len(tree) == 1 else tree, indent=1))
 
 
-@app.command("estimate-k")
 def estimate_k(
     file: _Input,
     k_max: Annotated[
@@ -153,7 +145,6 @@ def estimate_k(
         _console().print(str(estimated), highlight=False, markup=False)
 
 
-@app.command("eval")
 def evaluate(
     run: _Run,
     file: _Input,
@@ -187,41 +178,6 @@ def _load(
         file, x=None if features is None else features.split(","), coarse=None if coarse is None else coarse.split(","),
         fine=fine, labels=labels, layer=layer, obsm=obsm, unlabeled=unlabeled,
     )  # fmt: skip
-
-
-def _switches(texts: list[str] | None) -> dict[str, Any] | None:
-    if not texts:
-        return None
-    pairs = [text.partition("=") for text in texts]
-    if wrong := [name for name, equals, _ in pairs if not equals]:
-        raise ValueError(f"discover fit: --set must be name=value, got {wrong[0]!r}")
-    return {name: _value(text) for name, _, text in pairs}
-
-
-def _value(text: str) -> Any:
-    """JSON where it parses, the word itself where not; a list becomes a tuple."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        return text
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _read_config(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    if path.suffix == ".toml":
-        if sys.version_info < (3, 11):
-            raise ValueError(f"discover fit: config must be JSON on Python 3.10, which reads no TOML, got {path}")
-        import tomllib
-
-        return tomllib.loads(path.read_text())
-    if path.suffix != ".json":
-        raise ValueError(f"discover fit: config must end in .json or .toml, got {path}")
-    values = json.loads(path.read_text())
-    if not isinstance(values, dict):
-        raise ValueError(f"discover fit: config must hold an object, got {type(values).__name__}")
-    return values
 
 
 def _console() -> Console:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import _native
 from .._encoding import DTYPES, address
+from .._ops.problem import falcon_loss_outputs
 from . import num_threads
 
 
@@ -39,12 +40,7 @@ def falcon_loss_fwd(
     """
     batch, fine = z.shape
     module, threads = _native.module(), num_threads()
-
-    def new(*shape: int) -> Tensor:
-        return z.new_empty(shape, dtype=torch.float32)
-
-    value, terms, mass, lse = new(batch), new(batch, 3), new(fine), new(batch)
-    grad = new(batch if save else 0, fine)
+    value, terms, mass, lse, grad = falcon_loss_outputs(z, save)
     scratch = z.new_empty(module.falcon_loss_cpu_scratch(batch, fine, threads), dtype=torch.uint8)
     scale = scale.to(torch.float32)
     module.falcon_loss_cpu_fwd(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import _native
 from .._encoding import DTYPES
+from .._ops.problem import falcon_loss_outputs
 from .._validated import unvalidated as _unvalidated
 from . import current_stream, device_obstacle, unavailable
 
@@ -35,11 +36,7 @@ def falcon_loss_fwd(
     """Rows z, s ``[B, K_F]`` and a bank t ``[N, K_F]`` -> value, terms, mass, lse and, if ``save``, the gradient."""
     batch, fine = z.shape
     problem = batch, fine, neighbours.shape[1], len(t), y.shape[1], DTYPES[z.dtype]
-
-    def new(*shape: int) -> Tensor:
-        return z.new_empty(shape, dtype=torch.float32)
-
-    outputs = new(batch), new(batch, 3), new(fine), new(batch), new(batch if save else 0, fine)
+    outputs = falcon_loss_outputs(z, save)
     with torch.cuda.device(z.device):
         native = _native.module()
         scratch = z.new_empty(native.falcon_loss_cuda_scratch(problem), dtype=torch.uint8)

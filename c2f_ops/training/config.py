@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
+
+from ._typed import TypedConfig
 
 TRAINED = ("all", "head", "classifiers")
 SCHEDULES = ("constant", "step", "cosine")
@@ -22,7 +21,7 @@ RECIPES = ("scratch", "hbp")
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(TypedConfig):
     """One stage of training, plain SGD throughout.
 
     Attributes:
@@ -60,11 +59,8 @@ class Stage:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        one_of("trained", self.trained, TRAINED)
-        one_of("schedule", self.schedule, SCHEDULES)
-        one_of("batch_norm", self.batch_norm, BATCH_NORMS)
-        for name in ("epochs", "batch_size", "accumulate", "lr"):
-            _positive(name, getattr(self, name))
+        self.check_words(trained=TRAINED, schedule=SCHEDULES, batch_norm=BATCH_NORMS)
+        self.check_positive("epochs", "batch_size", "accumulate", "lr")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"training: accumulate must be at most batch_size {self.batch_size}, got {self.accumulate}"
@@ -73,7 +69,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TypedConfig):
     """A run: data, model, training.
 
     Attributes:
@@ -137,32 +133,21 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what can be checked before the data is read."""
-        for name, allowed in (
-            ("recipe", RECIPES),
-            ("mode", MODES),
-            ("precision", PRECISIONS),
-            ("device", DEVICES),
-            ("augment", CROPS),
-            ("resize_mode", RESIZE_MODES),
-        ):
-            one_of(name, getattr(self, name), allowed)
-        for name in ("image_size", "load_size", "dim", "checkpoint_minutes"):
-            _positive(name, getattr(self, name))
+        self.check_words(
+            recipe=RECIPES, mode=MODES, precision=PRECISIONS, device=DEVICES, augment=CROPS, resize_mode=RESIZE_MODES
+        )
+        self.check_positive("image_size", "load_size", "dim", "checkpoint_minutes")
+        self.check_shares("[0, 1)", "held_out", "label_smoothing")
+        self.check_shares("(0, 1]", "min_area")
         if self.load_size < self.image_size:
             raise ValueError(f"training: load_size must be at least image_size {self.image_size}, got {self.load_size}")
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"training: held_out must be in [0, 1), got {self.held_out}")
-        if not 0 < self.min_area <= 1:
-            raise ValueError(f"training: min_area must be in (0, 1], got {self.min_area}")
         if not 0 <= self.padding < self.load_size:
             raise ValueError(f"training: padding must be in 0..{self.load_size - 1}, got {self.padding}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"training: label_smoothing must be in [0, 1), got {self.label_smoothing}")
         for name in ("resolutions", "taps", "level_weights"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "interactions", tuple(tuple(t) for t in self.interactions))
-        object.__setattr__(self, "stages", tuple(s if isinstance(s, Stage) else Stage(**s) for s in self.stages))
+        object.__setattr__(self, "stages", tuple(self.stages))
         sets = {stage.batch_norm for stage in self.stages if stage.batch_norm != "frozen"}
         if len(sets) > 1:
             raise ValueError(f"training: stages must have one kind of live batch norm, got {', '.join(sorted(sets))}")
@@ -189,27 +174,3 @@ class Config:
     def resolution_statistics(self) -> int | None:
         """Sets of batch-norm statistics that the model needs."""
         return len(self.resolutions) if any(s.batch_norm == "per_resolution" for s in self.stages) else None
-
-    def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the config, readable."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2, sort_keys=False) + "\n", encoding="utf-8")
-
-    @classmethod
-    def from_json(cls, path: str | os.PathLike[str]) -> Config:
-        """Read what `to_json` wrote."""
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        known = {f.name for f in fields(cls)}
-        if not isinstance(data, dict) or not data.keys() <= known:
-            raise ValueError(f"training: {path} must hold a run's config, got unknown {sorted(set(data) - known)}")
-        return cls(**data)
-
-
-def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
-    """Raise ValueError unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise ValueError(f"training: {name} must be one of {', '.join(allowed)}, got {value!r}")
-
-
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"training: {name} must be positive, got {value}")

@@ -17,6 +17,7 @@ from ..models import MLPH
 from .augment import augment, to_input
 from .config import Config, Stage
 from .logs import Progress, RunLog
+from .machine import agree
 from .optimizer import prepare_stage, set_learning_rate, train_mode
 from .sampler import BatchSampler, stable_seed
 from .schedule import learning_rate
@@ -135,7 +136,7 @@ class Trainer:
                 while here.turn < len(turns):
                     self._step(wrapped, stage, turns[here.turn], samplers, sums)
                     here.turn, here.step, here.seconds = here.turn + 1, here.step + 1, time.monotonic() - begun
-                    stop = _agree(accelerator, hooks.should_stop is not None and hooks.should_stop())
+                    stop = agree(accelerator, hooks.should_stop is not None and hooks.should_stop())
                     due = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
                     if hooks.checkpoint is not None and accelerator.is_main_process and (stop or due):
                         hooks.checkpoint(self)
@@ -238,12 +239,3 @@ class _Sums:
             "loss": {name: loss for name, (loss, _) in seen.items()},
             "accuracy": {name: hits for name, (_, hits) in seen.items()},
         }
-
-
-def _agree(accelerator: Any, stop: bool) -> bool:
-    """Whether any process wants to stop."""
-    if accelerator.num_processes == 1:
-        return stop
-    if stop:
-        accelerator.set_trigger()
-    return bool(accelerator.check_trigger())

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .config import RECIPES, Config, Stage, one_of
+from ._typed import one_of
+from .config import RECIPES, Config, Stage
 
 
 def hbp_stages(batch_norm: str = "frozen") -> tuple[Stage, ...]:
@@ -123,7 +124,7 @@ def make_config(
         preset = {key: value for key, value in preset.items() if key not in ("taps", "backbone_options")}
     values = {**preset, **{key: value for key, value in changes.items() if value is not None}}
     recipe = values.setdefault("recipe", "hbp")
-    one_of("recipe", recipe, RECIPES)
+    one_of(Config.OP, "recipe", recipe, RECIPES)
     if changes.get("recipe") or not values.get("stages"):
         values["stages"] = scratch_stages(30) if recipe == "scratch" else hbp_stages()
     if changes.get("image_size") and not changes.get("load_size"):

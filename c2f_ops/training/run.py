@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import signal
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +16,13 @@ from ..models import MLPH
 from .checkpoint import find_checkpoint, load_model, load_optimizer, save_checkpoint
 from .config import Config
 from .evaluate import evaluate, predict_logits
-from .logs import RunLog, plain
+from .folder import CONFIG, HIERARCHY, read_config, settled, write_metrics
+from .logs import RunLog
 from .loop import Hooks, Interrupted, Position, Trainer
+from .machine import cpu_threads, find_device, make_accelerator, say, stop_signals
 from .report import plot_contact_sheet, plot_curves
 from .sampler import stratified_split
 
-CONFIG, HIERARCHY, METRICS = "config.json", "hierarchy.json", "metrics.json"
 CURVES, SHEET = "curves.png", "contact_sheet.png"
 
 
@@ -73,15 +71,15 @@ def load_run(run: Path, device: str = "auto") -> tuple[MLPH, Config, Hierarchy]:
     folder, _ = find_checkpoint(run, hierarchy)
     model = build_model(config, hierarchy, weights=False)
     load_model(folder, model, hierarchy)
-    return model.to(_device(device)).to(memory_format=torch.channels_last).eval(), config, hierarchy
+    return model.to(find_device(device)).to(memory_format=torch.channels_last).eval(), config, hierarchy
 
 
 def read_run(run: Path) -> tuple[Config, Hierarchy]:
     """Read config and hierarchy of a run folder."""
-    for name in (CONFIG, HIERARCHY):
-        if not (run / name).is_file():
-            raise FileNotFoundError(f"run: folder must hold {name}, got {run}")
-    return Config.from_json(run / CONFIG), Hierarchy.from_json(run / HIERARCHY)
+    config = read_config(Config, run)
+    if not (run / HIERARCHY).is_file():
+        raise FileNotFoundError(f"run: folder must hold {HIERARCHY}, got {run}")
+    return config, Hierarchy.from_json(run / HIERARCHY)
 
 
 def train(config: Config, run: Path, *, resume: bool = False, console: Any = None) -> dict[str, Any] | None:
@@ -100,23 +98,16 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Any = Non
         Interrupted: stopped by SIGINT or SIGTERM after a checkpoint.
         FileExistsError: the folder holds a run and ``resume`` is False.
     """
-    hierarchy: Hierarchy | None = None
-    if resume:
-        config, hierarchy = read_run(run)
-    elif (run / CONFIG).exists():
-        raise FileExistsError(f"run: folder must be new, or be resumed, got {run}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads or before)
-    try:
+    config = settled(config, run, resume=resume)
+    hierarchy = read_run(run)[1] if resume else None
+    with cpu_threads(config.threads):
         return _train(config, run, hierarchy, console)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any) -> dict[str, Any] | None:
     """Train a new run or, given its hierarchy, go on with one."""
     resume = hierarchy is not None
-    accelerator = _accelerator(config)
+    accelerator = make_accelerator(config.device, config.precision)
     main = accelerator.is_main_process
     config = replace(config, precision=accelerator.mixed_precision.replace("no", "fp32"))
     console = console if main else None
@@ -170,7 +161,7 @@ def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any)
     def measure(trainer: Trainer) -> dict[str, float]:
         return own_accuracy(trainer.model, images[held], labels[held], hierarchy, config)
 
-    with _stop_signals() as should_stop:
+    with stop_signals() as should_stop:
         try:
             trainer.run(Hooks(log, console, restore, checkpoint, measure if len(held) else None, should_stop))
         finally:
@@ -202,15 +193,6 @@ def finish(
     return metrics
 
 
-def write_metrics(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write metrics.json, keeping what an earlier one says beyond these; return its content."""
-    path = run / METRICS
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    content = {**before, **plain(metrics)}
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return content
-
-
 def own_accuracy(model: MLPH, images: Tensor, labels: Tensor, hierarchy: Hierarchy, config: Config) -> dict[str, float]:
     """Accuracy of each level at its own resolution, fine to coarse."""
     result = {}
@@ -226,70 +208,6 @@ def describe(model: MLPH, config: Config) -> str:
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     taps = f"{len(model.backbone.taps)} taps, d {config.dim}"
     return f"{model.backbone.name}, {taps}, {parameters:.1f} M parameters, {config.precision}"
-
-
-def say(console: Any, text: str) -> None:
-    """Print a line, if there is anyone to read it."""
-    if console is not None:
-        console.print(text, highlight=False)
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("training: device must be available, got cuda and no GPU that torch can use")
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
-class _Machine(Protocol):
-    """The part of a config that says where a run takes place."""
-
-    @property
-    def device(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-
-
-def _accelerator(config: _Machine) -> Any:
-    try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-        from accelerate.state import AcceleratorState
-    except ImportError:
-        raise ImportError('training: accelerate is not installed; pip install "c2f_ops[train]"') from None
-    device = _device(config.device)
-    precision = config.precision
-    if precision == "auto":  # small networks gain nothing from bf16 on a CPU, not even on one with AMX
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "fp32" if device.type == "cpu" else "bf16" if has_bf16 else "fp16"
-    if precision == "fp16" and device.type == "cpu":
-        raise ValueError("training: precision must be fp32 or bf16 on a CPU, got fp16")
-    AcceleratorState._reset_state()  # it refuses another precision than the first run of a process had
-    return Accelerator(
-        mixed_precision=precision.replace("fp32", "no"),
-        cpu=device.type == "cpu",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag; the second acts as usual."""
-    asked: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, _frame: Any) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])
-
-    try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            before[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: no signals to catch
-        pass
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 __all__ = ["Interrupted", "build_model", "describe", "finish", "load_run", "load_split", "read_run", "train"]

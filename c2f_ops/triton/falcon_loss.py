@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._ops.problem import falcon_loss_outputs
 from . import unavailable
 from . import unvalidated as _unvalidated
 
@@ -38,12 +39,8 @@ def falcon_loss_fwd(
     batch, fine = z.shape
     count = neighbours.shape[1]
     tiles = _tiles(fine)
-
-    def new(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=z.device)
-
-    value, terms, lse, grad = new(batch), new(batch, 3), new(batch), new(batch if save else 0, fine)
-    joint = new(0 if tiles["ONE_BLOCK"] else batch, count, 2)
+    value, terms, mass, lse, grad = falcon_loss_outputs(z, save)
+    joint = lse.new_empty(0 if tiles["ONE_BLOCK"] else batch, count, 2)
     if batch:
         with torch.cuda.device_of(z):
             falcon_kernels.falcon_loss_fwd_kernel[(batch,)](
@@ -71,7 +68,8 @@ def falcon_loss_fwd(
                 HAS_GRAD=save,
                 **tiles,
             )
-    return value, terms, _mass(z, lse), lse, grad
+    _mass(z, lse, mass)
+    return value, terms, mass, lse, grad
 
 
 def falcon_loss_bwd(d_value: Tensor, d_mass: Tensor, z: Tensor, lse: Tensor, grad: Tensor) -> Tensor:
@@ -88,23 +86,22 @@ def falcon_loss_bwd(d_value: Tensor, d_mass: Tensor, z: Tensor, lse: Tensor, gra
     return d_z
 
 
-def _mass(z: Tensor, lse: Tensor) -> Tensor:
-    """Sum of p over the rows in a fixed order: parts of the rows, then the parts."""
+def _mass(z: Tensor, lse: Tensor, mass: Tensor) -> None:
+    """Write the sum of p over the rows, in a fixed order: parts of the rows, then the parts."""
     from . import falcon_kernels
 
     batch, fine = z.shape
-    mass = torch.zeros(fine, dtype=torch.float32, device=z.device)
     if batch == 0:
-        return mass
+        mass.zero_()
+        return
     rows = -(-batch // (_MASS_PARTS * _MASS_ROWS)) * _MASS_ROWS
     parts, blocks = -(-batch // rows), -(-fine // _MASS_BLOCK)
-    partial = torch.empty((parts, fine), dtype=torch.float32, device=z.device)
+    partial = mass.new_empty(parts, fine)
     tiles = {"ROWS": _MASS_ROWS, "BLOCK": _MASS_BLOCK, "num_warps": 4}
     with torch.cuda.device_of(z):
         kernel = falcon_kernels.falcon_mass_kernel
         kernel[(parts, blocks)](z, lse, partial, z.stride(0), batch, rows, fine, HAS_LSE=True, **tiles)
         kernel[(1, blocks)](partial, None, mass, fine, parts, parts, fine, HAS_LSE=False, **tiles)
-    return mass
 
 
 def _tiles(fine: int) -> dict[str, int | bool]:

@@ -6,13 +6,6 @@ namespace py = pybind11;
 namespace c2f {
 namespace {
 
-using Address = uintptr_t;
-
-template <typename T>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
 FalconLossProblem make_problem(int64_t B, int64_t K_F, int64_t L, int64_t N, int64_t D, int32_t dtype) {
   return {B, K_F, L, N, D, static_cast<DType>(dtype)};
 }
@@ -41,11 +34,7 @@ void forward(int64_t B, int64_t K_F, int64_t L, int64_t N, int64_t D, int32_t dt
   args.lse = pointer<float>(lse);
   args.grad = pointer<float>(grad);
   args.scratch = pointer<void>(scratch);
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = run_falcon_loss_fwd(args, num_threads);
-  }
+  const Status status = without_gil([&] { return run_falcon_loss_fwd(args, num_threads); });
   // Every error of this kernel is about the values of an argument.
   if (!status.ok()) throw py::value_error(status.message());
 }
@@ -61,12 +50,7 @@ void backward(int64_t B, int64_t K_F, int32_t dtype, Address z, int64_t z_stride
   args.d_value = pointer<const float>(d_value);
   args.d_mass = pointer<const float>(d_mass);
   args.d_z = pointer<void>(d_z);
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = run_falcon_loss_bwd(args, num_threads);
-  }
-  throw_if_error(status);
+  throw_if_error(without_gil([&] { return run_falcon_loss_bwd(args, num_threads); }));
 }
 
 int64_t scratch_bytes(int64_t B, int64_t K_F, int num_threads) {

@@ -12,7 +12,6 @@ namespace py = pybind11;
 namespace c2f {
 namespace {
 
-using Address = uintptr_t;
 using ProblemTuple = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int32_t>;  // B, K_F, L, N, D, dtype
 using RowsTuple = std::pair<Address, int64_t>;                                          // address, row stride
 
@@ -27,21 +26,6 @@ FalconLossProblem make_problem(const ProblemTuple& from) {
 int64_t scratch(const ProblemTuple& problem) { return falcon_loss_cuda_scratch(make_problem(problem)); }
 
 #ifdef C2F_HAS_CUDA
-
-template <class T>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-template <class Args>
-void run(Status (*launch)(const Args&, void*), const Args& args, Address stream) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = launch(args, pointer<void>(stream));
-  }
-  throw_if_error(status);
-}
 
 // outputs: value, terms, mass, lse, grad (0: not wanted)
 void forward(const ProblemTuple& problem, const RowsTuple& z, const RowsTuple& s, const RowsTuple& t,
@@ -64,7 +48,7 @@ void forward(const ProblemTuple& problem, const RowsTuple& z, const RowsTuple& s
   args.lse = pointer<float>(outputs[3]);
   args.grad = pointer<float>(outputs[4]);
   args.scratch = pointer<void>(scratch);
-  run(launch_falcon_loss_fwd, args, stream);
+  throw_if_error(without_gil([&] { return launch_falcon_loss_fwd(args, pointer<void>(stream)); }));
 }
 
 void backward(const ProblemTuple& problem, const RowsTuple& z, Address lse, Address grad, Address d_value,
@@ -77,7 +61,7 @@ void backward(const ProblemTuple& problem, const RowsTuple& z, Address lse, Addr
   args.d_value = pointer<const float>(d_value);
   args.d_mass = pointer<const float>(d_mass);
   args.d_z = pointer<void>(d_z);
-  run(launch_falcon_loss_bwd, args, stream);
+  throw_if_error(without_gil([&] { return launch_falcon_loss_bwd(args, pointer<void>(stream)); }));
 }
 
 #endif  // C2F_HAS_CUDA

@@ -33,12 +33,8 @@ void forward(const ProblemTuple& problem, const std::vector<FeatureTuple>& featu
   args.p = pointer<float>(p);
   for (size_t m = 0; m < projections.size(); ++m) args.projections[m] = pointer<void>(projections[m]);
   const MultilinearPoolCpuPlan plan = make_plan(args.problem, num_threads);
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = run_multilinear_pool_fwd(args, plan, pointer<void>(scratch), num_threads);
-  }
-  throw_if_error(status);
+  throw_if_error(
+      without_gil([&] { return run_multilinear_pool_fwd(args, plan, pointer<void>(scratch), num_threads); }));
 }
 
 void backward(const ProblemTuple& problem, const std::vector<FeatureTuple>& features,
@@ -56,12 +52,8 @@ void backward(const ProblemTuple& problem, const std::vector<FeatureTuple>& feat
     args.d_biases[m] = pointer<float>(d_biases.at(m));
   }
   const MultilinearPoolCpuPlan plan = make_plan(args.problem, num_threads);
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = run_multilinear_pool_bwd(args, plan, pointer<void>(scratch), num_threads);
-  }
-  throw_if_error(status);
+  throw_if_error(
+      without_gil([&] { return run_multilinear_pool_bwd(args, plan, pointer<void>(scratch), num_threads); }));
 }
 
 }  // namespace

@@ -36,24 +36,13 @@ py::dict plan(const ProblemTuple& problem, int32_t layout, const DeviceTuple& de
 
 #ifdef C2F_HAS_CUDA
 
-// Launches without the GIL.
-template <typename Launch>
-void run(Launch launch) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = launch();
-  }
-  throw_if_error(status);
-}
-
 void forward(const ProblemTuple& problem, const std::vector<FeatureTuple>& features,
              const std::vector<WeightTuple>& weights, const std::vector<Address>& biases, Address mask, Address p,
              int32_t layout, const DeviceTuple& device, Address stream) {
   auto args = make_args<MultilinearPoolFwdArgs>(problem, features, weights, biases, mask);
   args.p = pointer<float>(p);
   const MultilinearPoolCudaPlan plan = make_plan(args.problem, layout, device);
-  run([&] { return launch_multilinear_pool_fwd(args, plan, pointer<void>(stream)); });
+  throw_if_error(without_gil([&] { return launch_multilinear_pool_fwd(args, plan, pointer<void>(stream)); }));
 }
 
 // (address of each factor's [B, L, width], dtype, row stride, first column, width, before bias and activation?)
@@ -81,7 +70,7 @@ void hadamard_reduce(const ProblemTuple& problem, const ChunkTuple& chunk, const
                      Address mask, Address p, Address stream) {
   HadamardArgs args = make_hadamard(problem, chunk, biases, mask);
   args.p = pointer<float>(p);
-  run([&] { return launch_hadamard_reduce(args, pointer<void>(stream)); });
+  throw_if_error(without_gil([&] { return launch_hadamard_reduce(args, pointer<void>(stream)); }));
 }
 
 void hadamard_grad(const ProblemTuple& problem, const ChunkTuple& chunk, const std::vector<Address>& biases,
@@ -94,7 +83,7 @@ void hadamard_grad(const ProblemTuple& problem, const ChunkTuple& chunk, const s
     args.grads[m] = pointer<void>(grads.at(m));
     args.d_biases[m] = pointer<float>(d_biases.at(m));
   }
-  run([&] { return launch_hadamard_grad(args, pointer<void>(stream)); });
+  throw_if_error(without_gil([&] { return launch_hadamard_grad(args, pointer<void>(stream)); }));
 }
 
 #endif  // C2F_HAS_CUDA

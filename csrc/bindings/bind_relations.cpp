@@ -8,13 +8,6 @@ namespace py = pybind11;
 namespace c2f {
 namespace {
 
-using Address = uintptr_t;
-
-template <typename T>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
 // Whether the caller has set its flag, or a signal handler has raised (Ctrl-C; in the main thread only).
 bool stop_requested(void* flag) {
   if (*static_cast<const volatile int32_t*>(flag) != 0) return true;
@@ -44,11 +37,7 @@ std::tuple<int32_t, int64_t> solve(int64_t num_fine, int64_t num_coarse, Address
   solution.g = pointer<int32_t>(g);
   solution.n = pointer<int64_t>(n);
   solution.price = pointer<int64_t>(price);
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = solve_relations(problem, &solution);
-  }
+  const Status status = without_gil([&] { return solve_relations(problem, &solution); });
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   throw_if_error(status);
   return {static_cast<int32_t>(solution.start), solution.paths};

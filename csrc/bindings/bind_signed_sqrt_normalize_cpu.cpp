@@ -6,8 +6,6 @@ namespace py = pybind11;
 namespace c2f {
 namespace {
 
-using Address = uintptr_t;
-
 SignedSqrtNormalizeArgs make_args(int64_t B, int64_t Q, int64_t D, int32_t sqrt_mode, float sqrt_eps,
                                   int32_t norm_scope, int32_t l2_mode, float l2_eps, Address p, int32_t dtype) {
   SignedSqrtNormalizeArgs args;
@@ -19,7 +17,7 @@ SignedSqrtNormalizeArgs make_args(int64_t B, int64_t Q, int64_t D, int32_t sqrt_
   args.norm_scope = static_cast<NormScope>(norm_scope);
   args.l2_mode = static_cast<L2Mode>(l2_mode);
   args.l2_eps = l2_eps;
-  args.p = reinterpret_cast<const float*>(p);
+  args.p = pointer<const float>(p);
   args.dtype = static_cast<DType>(dtype);
   return args;
 }
@@ -27,26 +25,16 @@ SignedSqrtNormalizeArgs make_args(int64_t B, int64_t Q, int64_t D, int32_t sqrt_
 void forward(int64_t B, int64_t Q, int64_t D, int32_t sqrt_mode, float sqrt_eps, int32_t norm_scope, int32_t l2_mode,
              float l2_eps, Address p, int32_t dtype, Address out, int num_threads) {
   SignedSqrtNormalizeArgs args = make_args(B, Q, D, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, p, dtype);
-  args.out = reinterpret_cast<void*>(out);
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = run_signed_sqrt_normalize_fwd(args, num_threads);
-  }
-  throw_if_error(status);
+  args.out = pointer<void>(out);
+  throw_if_error(without_gil([&] { return run_signed_sqrt_normalize_fwd(args, num_threads); }));
 }
 
 void backward(int64_t B, int64_t Q, int64_t D, int32_t sqrt_mode, float sqrt_eps, int32_t norm_scope, int32_t l2_mode,
               float l2_eps, Address p, int32_t dtype, Address d_out, Address d_p, int num_threads) {
   SignedSqrtNormalizeArgs args = make_args(B, Q, D, sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps, p, dtype);
-  args.d_out = reinterpret_cast<const void*>(d_out);
-  args.d_p = reinterpret_cast<float*>(d_p);
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = run_signed_sqrt_normalize_bwd(args, num_threads);
-  }
-  throw_if_error(status);
+  args.d_out = pointer<const void>(d_out);
+  args.d_p = pointer<float>(d_p);
+  throw_if_error(without_gil([&] { return run_signed_sqrt_normalize_bwd(args, num_threads); }));
 }
 
 }  // namespace

@@ -8,8 +8,6 @@ namespace c2f {
 #ifdef C2F_HAS_CUDA
 namespace {
 
-using Address = uintptr_t;
-
 // One function for both directions: addresses that a direction does not use are 0.
 template <Status (*kLaunch)(const SignedSqrtNormalizeArgs&, void*)>
 void run(int64_t B, int64_t Q, int64_t D, int32_t sqrt_mode, float sqrt_eps, int32_t norm_scope, int32_t l2_mode,
@@ -23,17 +21,12 @@ void run(int64_t B, int64_t Q, int64_t D, int32_t sqrt_mode, float sqrt_eps, int
   args.norm_scope = static_cast<NormScope>(norm_scope);
   args.l2_mode = static_cast<L2Mode>(l2_mode);
   args.l2_eps = l2_eps;
-  args.p = reinterpret_cast<const float*>(p);
+  args.p = pointer<const float>(p);
   args.dtype = static_cast<DType>(dtype);
-  args.out = reinterpret_cast<void*>(out);
-  args.d_out = reinterpret_cast<const void*>(d_out);
-  args.d_p = reinterpret_cast<float*>(d_p);
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = kLaunch(args, reinterpret_cast<void*>(stream));
-  }
-  throw_if_error(status);
+  args.out = pointer<void>(out);
+  args.d_out = pointer<const void>(d_out);
+  args.d_p = pointer<float>(d_p);
+  throw_if_error(without_gil([&] { return kLaunch(args, pointer<void>(stream)); }));
 }
 
 }  // namespace

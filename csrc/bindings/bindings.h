@@ -6,11 +6,19 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <stdexcept>
 
 #include "c2f/common.h"
 
 namespace c2f {
+
+using Address = uintptr_t;
+
+template <class T>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
+}
 
 void bind_falcon_loss_cpu(pybind11::module_& m);
 void bind_multilinear_pool_cpu(pybind11::module_& m);
@@ -23,6 +31,13 @@ void bind_relations(pybind11::module_& m);
 // Call with the GIL held. Python sees RuntimeError.
 inline void throw_if_error(const Status& status) {
   if (!status.ok()) throw std::runtime_error(status.message());
+}
+
+// Calls `run`, which returns a Status, without the GIL.
+template <class Run>
+Status without_gil(Run run) {
+  const pybind11::gil_scoped_release release;
+  return run();
 }
 
 }  // namespace c2f

@@ -1,28 +1,22 @@
 // How Python hands a multilinear_pool problem to a binding: tuples of sizes, enum values and addresses.
 #pragma once
 
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <tuple>
 #include <vector>
 
+#include "bindings/bindings.h"
 #include "c2f/multilinear_pool.h"
 
 namespace c2f {
 
-using Address = uintptr_t;
 // (B, L, D, C of each factor, dtype, activation, mask kind, interactions); kinds are values of the enums.
 using ProblemTuple = std::tuple<int64_t, int64_t, int64_t, std::vector<int64_t>, int32_t, int32_t, int32_t,
                                 std::vector<std::vector<int32_t>>>;
 using FeatureTuple = std::tuple<Address, int64_t, int64_t, int64_t>;  // address, stride_b, stride_l, stride_c
 using WeightTuple = std::tuple<Address, int64_t, int64_t>;            // address, stride_c, stride_d
-
-template <typename T>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 inline MultilinearPoolProblem make_problem(const ProblemTuple& from) {
   const auto& [B, L, D, channels, dtype, activation, mask, interactions] = from;

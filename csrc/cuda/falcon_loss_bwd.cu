@@ -72,15 +72,7 @@ Status launch_falcon_loss_bwd(const FalconLossBwdArgs& args, void* stream) {
   if (problem.K_F > kMaxClasses) return Status::error("falcon_loss_bwd: more than 2^30 fine classes");
   if (problem.B == 0 || problem.K_F == 0) return Status();
   const CudaPlan plan = plan_cuda(problem);
-  switch (problem.dtype) {
-    case DType::kFloat32:
-      return launch_typed<float>(args, plan, stream);
-    case DType::kBFloat16:
-      return launch_typed<__nv_bfloat16>(args, plan, stream);
-    case DType::kFloat16:
-      return launch_typed<__half>(args, plan, stream);
-  }
-  return Status::error("falcon_loss_bwd: unknown dtype");
+  return with_type(problem.dtype, "falcon_loss_bwd", [&](auto type) { return launch_typed<decltype(type)>(args, plan, stream); });
 }
 
 }  // namespace c2f

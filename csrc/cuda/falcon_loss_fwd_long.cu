@@ -217,15 +217,8 @@ Status launch_typed(const FalconLossFwdArgs& args, const CudaPlan& plan, bool ve
 }  // namespace
 
 Status launch_long(const FalconLossFwdArgs& args, const CudaPlan& plan, bool vectors, void* stream) {
-  switch (args.problem.dtype) {
-    case DType::kFloat32:
-      return launch_typed<float>(args, plan, vectors, stream);
-    case DType::kBFloat16:
-      return launch_typed<__nv_bfloat16>(args, plan, vectors, stream);
-    case DType::kFloat16:
-      return launch_typed<__half>(args, plan, vectors, stream);
-  }
-  return Status::error("falcon_loss_fwd: unknown dtype");
+  return with_type(args.problem.dtype, "falcon_loss_fwd",
+                   [&](auto type) { return launch_typed<decltype(type)>(args, plan, vectors, stream); });
 }
 
 }  // namespace falcon_loss

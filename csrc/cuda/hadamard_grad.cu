@@ -110,15 +110,7 @@ Status launch_typed(const HadamardArgs& args, void* stream) {
 Status launch_hadamard_grad(const HadamardArgs& args, void* stream) {
   const Status status = check_hadamard(args, "hadamard_grad");
   if (!status.ok() || args.problem.B == 0 || args.width == 0) return status;
-  switch (args.dtype) {
-    case DType::kFloat32:
-      return launch_typed<float>(args, stream);
-    case DType::kBFloat16:
-      return launch_typed<__nv_bfloat16>(args, stream);
-    case DType::kFloat16:
-      return launch_typed<__half>(args, stream);
-  }
-  return Status::error("hadamard_grad: unknown dtype");
+  return with_type(args.dtype, "hadamard_grad", [&](auto type) { return launch_typed<decltype(type)>(args, stream); });
 }
 
 }  // namespace c2f

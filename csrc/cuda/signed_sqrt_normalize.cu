@@ -116,24 +116,13 @@ int64_t scope_size(const SignedSqrtNormalizeArgs& args) {
   return args.norm_scope == NormScope::kJoint ? args.Q * args.D : args.D;
 }
 
-template <class Launch>
-Status with_type(const SignedSqrtNormalizeArgs& args, const char* name, Launch launch_as) {
-  if (args.B == 0 || args.Q == 0 || args.D == 0) return Status();
-  switch (args.dtype) {
-    case DType::kFloat32:
-      return launch_as(float{});
-    case DType::kBFloat16:
-      return launch_as(__nv_bfloat16{});
-    case DType::kFloat16:
-      return launch_as(__half{});
-  }
-  return Status::error(std::string(name) + ": unknown dtype");
-}
+bool is_empty(const SignedSqrtNormalizeArgs& args) { return args.B == 0 || args.Q == 0 || args.D == 0; }
 
 }  // namespace
 
 Status launch_signed_sqrt_normalize_fwd(const SignedSqrtNormalizeArgs& args, void* stream) {
-  return with_type(args, "signed_sqrt_normalize_fwd", [&](auto type) {
+  if (is_empty(args)) return Status();
+  return with_type(args.dtype, "signed_sqrt_normalize_fwd", [&](auto type) {
     const int64_t size = scope_size(args);
     return launch("signed_sqrt_normalize_fwd", signed_sqrt_normalize_fwd_kernel<decltype(type)>,
                   args.B * args.Q * args.D / size, kThreads, 0, stream, args, size);
@@ -141,7 +130,8 @@ Status launch_signed_sqrt_normalize_fwd(const SignedSqrtNormalizeArgs& args, voi
 }
 
 Status launch_signed_sqrt_normalize_bwd(const SignedSqrtNormalizeArgs& args, void* stream) {
-  return with_type(args, "signed_sqrt_normalize_bwd", [&](auto type) {
+  if (is_empty(args)) return Status();
+  return with_type(args.dtype, "signed_sqrt_normalize_bwd", [&](auto type) {
     const int64_t size = scope_size(args);
     return launch("signed_sqrt_normalize_bwd", signed_sqrt_normalize_bwd_kernel<decltype(type)>,
                   args.B * args.Q * args.D / size, kThreads, 0, stream, args, size);

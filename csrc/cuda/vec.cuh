@@ -7,8 +7,25 @@
 
 #include <cstdint>
 #include <cstring>
+#include <string>
+
+#include "c2f/common.h"
 
 namespace c2f {
+
+// Calls launch_as(T{}) for the storage type T of `dtype`.
+template <class LaunchAs>
+Status with_type(DType dtype, const char* op, LaunchAs launch_as) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return launch_as(float{});
+    case DType::kBFloat16:
+      return launch_as(__nv_bfloat16{});
+    case DType::kFloat16:
+      return launch_as(__half{});
+  }
+  return Status::error(std::string(op) + ": unknown dtype");
+}
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }

@@ -1,8 +1,10 @@
-"""The emulated CUDA kernels, built once for all tests of this folder."""
+"""The emulated CUDA kernels, built once for all tests of this folder; Triton's interpreter."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -50,3 +52,21 @@ def build_emulation(folder: Path):
 def emulation(tmp_path_factory):
     """The CUDA kernels on emulated threads (python_tests/cuda_emulation), in a module like `c2f_ops._C`."""
     return build_emulation(tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.fixture(scope="session")
+def run_in_triton_interpreter():
+    """Give a function that runs a test file in a process where Triton was imported with TRITON_INTERPRET=1."""
+
+    def version(package: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
+
+    def run(path: str) -> None:
+        if version("triton") < (3, 7) and version("numpy") >= (2, 4):
+            pytest.skip("the interpreter of Triton 3.6 and older needs NumPy older than 2.4")
+        environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", os.path.abspath(path)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    return run

@@ -5,7 +5,6 @@ there the tests marked ``inside`` run. Its tl.dot does not know bfloat16, hence 
 """
 
 import functools
-import importlib.metadata
 import itertools
 import os
 import subprocess
@@ -30,19 +29,10 @@ U_TOLERANCE = {torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7
 GRAD_TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 
-def version(package):
-    return tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
-
-
 @pytest.mark.skipif(INSIDE, reason="already inside")
-def test_in_the_interpreter():
+def test_in_the_interpreter(run_in_triton_interpreter):
     """Run this file with TRITON_INTERPRET=1."""
-    if version("triton") < (3, 7) and version("numpy") >= (2, 4):
-        pytest.skip("the interpreter of Triton 3.6 and older needs NumPy older than 2.4")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", os.path.abspath(__file__)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_in_triton_interpreter(__file__)
 
 
 if INSIDE:

@@ -223,7 +223,7 @@ def test_falcon_loss(monkeypatch, capability, classes, dtype):
     z = empty(512, classes, dtype=dtype)
     y, g, neighbours = (empty(shape, dtype=kind) for shape, kind in (
         ((512, 2), torch.int64), ((2, classes), torch.int32), ((512, 5), torch.int64)))  # fmt: skip
-    monkeypatch.setattr(falcon, "_mass", lambda z, lse: None)
+    monkeypatch.setattr(falcon, "_mass", lambda z, lse, mass: None)
     launch = functools.partial(falcon.falcon_loss_fwd, z, z, z, neighbours, y, g, empty(3), 0.9, 0.5, True)
     check(compile_launch(record(monkeypatch, falcon_kernels, "falcon_loss_fwd_kernel", launch), capability), capability)
     launch = functools.partial(falcon.falcon_loss_bwd, empty(512), empty(classes), z, empty(512), empty(512, classes))
@@ -232,7 +232,8 @@ def test_falcon_loss(monkeypatch, capability, classes, dtype):
 
 def test_falcon_mass(monkeypatch):
     """The recorder keeps the second launch, the sum of the parts; the first one differs in HAS_LSE."""
-    launch = functools.partial(falcon._mass, torch.empty(512, 608, device="meta"), torch.empty(512, device="meta"))
+    empty = functools.partial(torch.empty, device="meta")
+    launch = functools.partial(falcon._mass, empty(512, 608), empty(512), empty(608))
     recorder = record(monkeypatch, falcon_kernels, "falcon_mass_kernel", launch)
     check(compile_launch(recorder, 90), 90)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -45,3 +46,18 @@ def make_tiny(stage: dict[str, Any] | None = None, **changes: object) -> Config:
 def tiny():
     """Give `make_tiny` to tests, which cannot import from each other."""
     return make_tiny
+
+
+@pytest.fixture(scope="session")
+def stop_after():
+    """Let a run of a module be stopped after so many steps, as a signal would."""
+
+    def patched(patch: pytest.MonkeyPatch, module: object, steps: int) -> None:
+        @contextmanager
+        def signals():
+            left = iter(range(steps, 0, -1))
+            yield lambda: next(left, 0) == 1
+
+        patch.setattr(module, "stop_signals", signals)
+
+    return patched

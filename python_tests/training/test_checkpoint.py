@@ -30,32 +30,15 @@ def quick(monkeypatch):
     monkeypatch.setattr(run, "finish", lambda *_: {})
 
 
-def stop_after(monkeypatch, steps: int) -> None:
-    """Let a run be stopped after so many steps, as a signal would."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def signals():
-        left = [steps]
-
-        def asked() -> bool:
-            left[0] -= 1
-            return left[0] == 0
-
-        yield asked
-
-    monkeypatch.setattr(run, "_stop_signals", signals)
-
-
 @pytest.mark.parametrize("mode", ["alternating", "joint"])
-def test_stopping_anywhere_and_resuming_changes_nothing(tiny, tmp_path, monkeypatch, quick, mode) -> None:
+def test_stopping_anywhere_and_resuming_changes_nothing(tiny, tmp_path, monkeypatch, quick, mode, stop_after) -> None:
     config = tiny(mode=mode, held_out=0.25)
     train(config, tmp_path / "whole")
     whole = digest(tmp_path / "whole")
     for steps in (1, 3, 5) if mode == "alternating" else (4,):
         folder = tmp_path / f"stopped{steps}"
         with monkeypatch.context() as patch:
-            stop_after(patch, steps)
+            stop_after(patch, run, steps)
             with pytest.raises(Interrupted):
                 train(config, folder)
         assert digest(folder) != whole
@@ -65,7 +48,7 @@ def test_stopping_anywhere_and_resuming_changes_nothing(tiny, tmp_path, monkeypa
         assert [json.loads(line)["step"] for line in ours] == [json.loads(line)["step"] for line in theirs]
 
 
-def test_two_stages_resume_in_either(tiny, tmp_path, monkeypatch, quick) -> None:
+def test_two_stages_resume_in_either(tiny, tmp_path, monkeypatch, quick, stop_after) -> None:
     config = tiny({"epochs": [0.5, 0.5]}, recipe="hbp")
     train(config, tmp_path / "whole")
     head, full = config.stages
@@ -73,7 +56,7 @@ def test_two_stages_resume_in_either(tiny, tmp_path, monkeypatch, quick) -> None
     for steps in (4, 6, 8):  # in the first stage of six steps, at its end, in the second
         folder = tmp_path / f"stopped{steps}"
         with monkeypatch.context() as patch:
-            stop_after(patch, steps)
+            stop_after(patch, run, steps)
             with pytest.raises(Interrupted):
                 train(config, folder)
         train(config, folder, resume=True)

@@ -22,7 +22,6 @@ from c2f_ops.models.falcon_init import sharpness_of
 from c2f_ops.training import Interrupted
 from c2f_ops.training.falcon import FalconRun, FalconTrainer, Hooks, Learner, make_run, train_falcon
 from c2f_ops.training.falcon import run as run_module
-from c2f_ops.training.falcon.config import change, parse_setting, read_settings
 from c2f_ops.training.falcon.loop import _share
 from c2f_ops.training.falcon.start import label_groups
 
@@ -190,10 +189,10 @@ def test_the_bank_is_renewed_each_epoch_and_fed_to_the_loss(monkeypatch) -> None
 
 def test_rates_restart_and_milestones() -> None:
     it = trainer(*data(), epochs=4)  # two steps each
-    it.settings = change(it.settings, {"schedule": "cosine", "restart_epochs": 2.0, "min_lr": 0.01})
+    it.settings = it.settings.changed({"schedule": "cosine", "restart_epochs": 2.0, "min_lr": 0.01})
     assert it.rate(0) == pytest.approx(0.1) and it.rate(4) == pytest.approx(0.1)
     assert 0.01 < it.rate(3) < it.rate(2) < it.rate(1)
-    it.settings = change(it.settings, {"schedule": "step", "milestones": [1, 3], "gamma": 0.5})
+    it.settings = it.settings.changed({"schedule": "step", "milestones": [1, 3], "gamma": 0.5})
     assert [round(it.rate(s), 4) for s in range(8)] == [0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.025, 0.025]
 
 
@@ -283,31 +282,15 @@ def final_state(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(sorted((folder / "checkpoints").glob("step-*"))[-1] / "model.safetensors")
 
 
-def stop_after(monkeypatch, steps: int) -> None:
-    from contextlib import contextmanager
-
-    @contextmanager
-    def signals():
-        left = [steps]
-
-        def asked() -> bool:
-            left[0] -= 1
-            return left[0] == 0
-
-        yield asked
-
-    monkeypatch.setattr(run_module, "_stop_signals", signals)
-
-
 @pytest.mark.parametrize("mode", ["forward", "bank"])
-def test_stopping_anywhere_and_resuming_changes_nothing(mode, tmp_path, monkeypatch, quick) -> None:
+def test_stopping_anywhere_and_resuming_changes_nothing(mode, tmp_path, monkeypatch, quick, stop_after) -> None:
     settings = make_run("birds", changes={**TINY, "neighbour_mode": mode})
     train_falcon(settings, tmp_path / "whole")
     whole = final_state(tmp_path / "whole")
     for steps in (2, 4, 9):  # inside the window of the relations, inside an epoch, before the last solve
         folder = tmp_path / f"stopped{steps}"
         with monkeypatch.context() as patch:
-            stop_after(patch, steps)
+            stop_after(patch, run_module, steps)
             with pytest.raises(Interrupted):
                 train_falcon(settings, folder)
         assert not equal(final_state(folder), whole)
@@ -383,22 +366,17 @@ def test_starts_move_the_backbone(start) -> None:
 # ---- settings and command --------------------------------------------------------------------------------------------
 
 
-def test_settings_are_typed_and_never_evaluated(tmp_path) -> None:
-    run = change(FalconRun(), dict([parse_setting("temperature=0.8"), parse_setting("lambdas=[1, 2, 3]")]))
-    assert run.falcon.temperature == 0.8 and run.falcon.lambdas == (1.0, 2.0, 3.0)
-    assert parse_setting("backbone=__import__('os')") == ("backbone", "__import__('os')")
-    with pytest.raises(TypeError, match="temperature must be float, got 'hot'"):
-        change(run, dict([parse_setting("temperature=hot")]))
+def test_settings_reach_the_run_and_its_switches(tmp_path) -> None:
+    run = FalconRun().changed({"epochs": 4, "temperature": 0.8, "falcon": {"lambdas": [1, 2, 3]}})
+    assert (run.epochs, run.falcon.temperature, run.falcon.lambdas) == (4, 0.8, (1.0, 2.0, 3.0))
+    with pytest.raises(TypeError, match="falcon: temperature must be float, got 'hot'"):
+        run.changed({"temperature": "hot"})
     with pytest.raises(ValueError, match="field of the run or a switch of FALCON, got nonsense"):
-        change(run, {"nonsense": 1})
+        run.changed({"nonsense": 1})
     with pytest.raises(ValueError, match="pseudo_label must be one of"):
-        change(run, {"pseudo_label": "hard"})
+        run.changed({"pseudo_label": "hard"})
     run.to_json(tmp_path / "config.json")
     assert FalconRun.from_json(tmp_path / "config.json") == run
-    if sys.version_info >= (3, 11):
-        (tmp_path / "a.toml").write_text("epochs = 4\n[falcon]\ntemperature = 0.5\n")
-        from_file = change(run, read_settings(tmp_path / "a.toml"))
-        assert (from_file.epochs, from_file.falcon.temperature) == (4, 0.5)
 
 
 def test_presets_reach_the_run() -> None:

@@ -172,7 +172,7 @@ def tensors(model):
     return torch.cat([value.double().flatten() for value in model.state_dict().values()])
 
 
-def test_a_run_repeats_learns_and_resumes_bit_for_bit(tmp_path, monkeypatch):
+def test_a_run_repeats_learns_and_resumes_bit_for_bit(tmp_path, monkeypatch, stop_after):
     whole = pretrain(TINY, tmp_path / "whole")
     records = [json.loads(line) for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if record["kind"] == "train"]
@@ -180,15 +180,8 @@ def test_a_run_repeats_learns_and_resumes_bit_for_bit(tmp_path, monkeypatch):
     monitored = [record for record in records if record["kind"] == "monitor"]
     assert len(monitored) == 3 and all(0 <= r["knn_coarse"] <= 1 and r["spread"] > 0.001 for r in monitored)
 
-    asked = iter([False] * 4 + [True])
-    from contextlib import contextmanager
-
-    @contextmanager
-    def stop_after_five():
-        yield lambda: next(asked)
-
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_stop_signals", stop_after_five)
+        stop_after(patch, run_module, 5)
         with pytest.raises(Interrupted):
             pretrain(TINY, tmp_path / "parts")
     assert not torch.equal(tensors(load_selfsup(tmp_path / "parts", "cpu")[0]), tensors(whole))

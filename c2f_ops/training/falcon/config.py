@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
 
 from ...models import FalconConfig
-from ..config import DEVICES, PRECISIONS, RESIZE_MODES, SCHEDULES, Stage, one_of
+from .._typed import TypedConfig, typed_fields
+from ..config import DEVICES, PRECISIONS, RESIZE_MODES, SCHEDULES, Stage
 
 STARTS = ("none", "coarse", "selfsup")
 TEACHER_VIEWS = ("random", "centre")
@@ -20,7 +16,7 @@ LAST_SOLVES = ("full_pass", "window", "none")
 
 
 @dataclass(frozen=True)
-class FalconRun:
+class FalconRun(TypedConfig):
     """A run: data, network, start, training, and the switches of FALCON.
 
     Attributes:
@@ -51,6 +47,9 @@ class FalconRun:
         preset, falcon: The switches and the preset that they come from.
         precision, device, threads, seed, checkpoint_minutes: Of the run; ``"auto"`` is settled when it starts.
     """
+
+    OP: ClassVar[str] = "falcon"
+    KIND: ClassVar[str | None] = "falcon"
 
     data: str = "birds"
     root: str | None = None
@@ -103,25 +102,15 @@ class FalconRun:
 
     def __post_init__(self) -> None:
         """Check what can be checked before the data is read."""
-        for name, allowed in (
-            ("resize_mode", RESIZE_MODES),
-            ("start", STARTS),
-            ("schedule", SCHEDULES),
-            ("teacher_view", TEACHER_VIEWS),
-            ("last_solve", LAST_SOLVES),
-            ("precision", PRECISIONS),
-            ("device", DEVICES),
-        ):
-            one_of(name, getattr(self, name), allowed)
-        for name in ("image_size", "epochs", "batch_size", "lr", "start_lr", "start_batch_size", "checkpoint_minutes"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"falcon: {name} must be positive, got {getattr(self, name)}")
-        for name in ("min_area", "confidence"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"falcon: {name} must be in (0, 1], got {getattr(self, name)}")
-        for name in ("jitter", "jitter_share", "grey_share", "blur_share", "momentum"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"falcon: {name} must be in [0, 1], got {getattr(self, name)}")
+        self.check_words(
+            resize_mode=RESIZE_MODES, start=STARTS, schedule=SCHEDULES, teacher_view=TEACHER_VIEWS,
+            last_solve=LAST_SOLVES, precision=PRECISIONS, device=DEVICES,
+        )  # fmt: skip
+        self.check_positive(
+            "image_size", "epochs", "batch_size", "lr", "start_lr", "start_batch_size", "checkpoint_minutes"
+        )
+        self.check_shares("(0, 1]", "min_area", "confidence")
+        self.check_shares("[0, 1]", "jitter", "jitter_share", "grey_share", "blur_share", "momentum")
         if self.restart_epochs is not None and not self.restart_epochs > 0:
             raise ValueError(f"falcon: restart_epochs must be None or positive, got {self.restart_epochs}")
 
@@ -133,77 +122,19 @@ class FalconRun:
             warmup=round(self.warmup_epochs * batches),
         )  # fmt: skip
 
-    def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the config, readable."""
-        Path(path).write_text(json.dumps({"kind": "falcon", **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+    def changed(self, values: Mapping[str, Any]) -> FalconRun:
+        """Replace fields of the run, and switches of FALCON, by name; ``falcon`` may be a dict of switches.
 
-    @classmethod
-    def from_json(cls, path: str | os.PathLike[str]) -> FalconRun:
-        """Read what `to_json` wrote."""
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(data, dict) or data.pop("kind", None) != "falcon":
-            raise ValueError(f"falcon: {path} must hold the config of a FALCON run")
-        return change(cls(), data)
-
-
-def change(run: FalconRun, values: Mapping[str, Any]) -> FalconRun:
-    """Replace fields of a run, and switches of FALCON, by name; ``falcon`` may be a dict of switches.
-
-    Raises:
-        ValueError: there is no such field or switch, or a value does not suit it.
-        TypeError: a value has a wrong type.
-    """
-    own, switches = {f.name for f in fields(FalconRun)}, {f.name for f in fields(FalconConfig)}
-    given = {key: value for key, value in values.items() if key != "falcon"}
-    chosen = {**values.get("falcon", {}), **{key: given[key] for key in given if key in switches}}
-    unknown = sorted(given.keys() - own - switches) + sorted(chosen.keys() - switches)
-    if unknown:
-        raise ValueError(f"falcon: setting must be a field of the run or a switch of FALCON, got {', '.join(unknown)}")
-    typed_switches = {key: _typed(FalconConfig, key, value) for key, value in chosen.items()}
-    typed_fields = {key: _typed(FalconRun, key, value) for key, value in given.items() if key in own}
-    return replace(run, **typed_fields, falcon=replace(run.falcon, **typed_switches))
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """Split ``switch=value``; the value is JSON, or else a word. Nothing is evaluated."""
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise ValueError(f"falcon: --set must be switch=value, got {text!r}")
-    try:
-        return key.strip().replace("-", "_"), json.loads(value)
-    except ValueError:
-        return key.strip().replace("-", "_"), value
-
-
-def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a file of settings, ``.toml`` (Python 3.11 or later) or ``.json``; switches may stand under ``falcon``."""
-    text = Path(path).read_text(encoding="utf-8")
-    if Path(path).suffix == ".json":
-        data = json.loads(text)
-    else:
-        try:
-            import tomllib
-        except ImportError:
-            raise ImportError("falcon: a TOML file needs Python 3.11; use a .json file") from None
-        data = tomllib.loads(text)
-    if not isinstance(data, dict):
-        raise ValueError(f"falcon: {path} must hold settings by name, got {type(data).__name__}")
-    return {key: value for key, value in data.items() if key != "kind"}
-
-
-def _typed(owner: type, name: str, value: Any) -> Any:
-    """Return ``value`` as the type of the field; whole numbers serve as float, lists as tuples."""
-    wanted = typing.get_type_hints(owner)[name]
-    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    for option in options:
-        kind = typing.get_origin(option) or option
-        if kind is tuple and isinstance(value, list | tuple):
-            item = typing.get_args(option)[0]
-            if all(isinstance(v, (int, float) if item is float else item) and not isinstance(v, bool) for v in value):
-                return tuple(item(v) for v in value)
-        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        elif isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
-            return value
-    words = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-    raise TypeError(f"falcon: {name} must be {words}, got {value!r}")
+        Raises:
+            ValueError: There is no such field or switch, or a value does not suit it.
+            TypeError: A value has a wrong type.
+        """
+        own, switches = ({f.name for f in fields(owner)} for owner in (FalconRun, FalconConfig))
+        given = {key: value for key, value in values.items() if key in own and key != "falcon"}
+        chosen = {**values.get("falcon", {}), **{key: value for key, value in values.items() if key not in own}}
+        if unknown := sorted(chosen.keys() - switches):
+            raise ValueError(
+                f"falcon: setting must be a field of the run or a switch of FALCON, got {', '.join(unknown)}"
+            )
+        falcon = replace(self.falcon, **typed_fields(self.OP, FalconConfig, chosen))
+        return replace(self, **typed_fields(self.OP, FalconRun, given), falcon=falcon)

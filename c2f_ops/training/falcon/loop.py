@@ -15,7 +15,8 @@ from ...models import Falcon
 from ...neighbours import sample_neighbours
 from ...relations import RelationResult
 from ..logs import Progress, RunLog
-from ..loop import Interrupted, _agree
+from ..loop import Interrupted
+from ..machine import agree
 from ..sampler import BatchSampler, stable_seed
 from ..schedule import learning_rate
 from .config import FalconRun
@@ -275,8 +276,8 @@ class FalconTrainer:
         return results
 
     def _maybe_stop(self, hooks: Hooks, waited: float, main: bool) -> None:
-        stop = _agree(self.accelerator, hooks.should_stop is not None and hooks.should_stop())
-        due = _agree(self.accelerator, main and waited > 60 * self.settings.checkpoint_minutes)
+        stop = agree(self.accelerator, hooks.should_stop is not None and hooks.should_stop())
+        due = agree(self.accelerator, main and waited > 60 * self.settings.checkpoint_minutes)
         if hooks.checkpoint is not None and (stop or due):
             self.gather_counts()
             if main:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...models import FalconConfig
-from .config import FalconRun, change
+from .config import FalconRun
 
 _CIFAR: dict[str, Any] = {
     "image_size": 32, "backbone": "cifar_resnet18", "epochs": 100, "batch_size": 256, "schedule": "step",
@@ -48,7 +48,7 @@ def make_run(data: str, preset: str = "recommended", changes: Mapping[str, Any] 
         data: Name of a data set.
         preset: "recommended", "paper" or "reference". The last two keep the switches of the published method where the
             data set's defaults say otherwise; weights of the losses follow the data set.
-        changes: As for `change`; None leaves a field alone.
+        changes: As for `FalconRun.changed`; None leaves a field alone.
     """
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     defaults = dict(PRESETS.get(data, {}))
@@ -61,4 +61,4 @@ def make_run(data: str, preset: str = "recommended", changes: Mapping[str, Any] 
         for name in ("neighbours_per_step", "mstep_init"):
             switches.pop(name, None)
     run = FalconRun(data=data, preset=preset, falcon=FalconConfig.preset(preset), last_solve=LAST_SOLVE[preset])
-    return replace(change(change(run, {**defaults, "falcon": switches}), given), data=data, preset=preset)
+    return replace(run.changed({**defaults, "falcon": switches}).changed(given), data=data, preset=preset)

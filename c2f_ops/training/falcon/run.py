@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ...models import Falcon
 from ..checkpoint import find_checkpoint, load_model, load_optimizer, save_checkpoint
+from ..folder import CONFIG, HIERARCHY, read_config, settled, write_metrics
 from ..logs import RunLog
-from ..run import CONFIG, HIERARCHY, _accelerator, _device, _stop_signals, say, write_metrics
+from ..machine import cpu_threads, find_device, make_accelerator, say, stop_signals
 from .config import FalconRun
 from .data import CoarseImages, Truth, coarse_part, load_split, truth_part
 from .evaluate import discovery, evaluate_logits, predict_logits
@@ -42,31 +43,22 @@ def train_falcon(settings: FalconRun, run: Path, *, resume: bool = False, consol
         Interrupted: stopped by SIGINT or SIGTERM after a checkpoint.
         FileExistsError: the folder holds a run and ``resume`` is False.
     """
-    if resume:
-        if not (run / CONFIG).is_file():
-            raise FileNotFoundError(f"run: folder must hold {CONFIG}, got {run}")
-        settings = FalconRun.from_json(run / CONFIG)
-    elif (run / CONFIG).exists():
-        raise FileExistsError(f"run: folder must be new, or be resumed, got {run}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads or before)
-    try:
+    settings = settled(settings, run, resume=resume)
+    with cpu_threads(settings.threads):
         return _train(settings, run, console)
-    finally:
-        torch.set_num_threads(before)
 
 
 def load_falcon(run: Path, device: str = "auto") -> tuple[Falcon, FalconRun]:
     """Load the newest student, teacher and relations of a run folder, in eval mode."""
-    settings = FalconRun.from_json(run / CONFIG)
+    settings = read_config(FalconRun, run)
     data, truth, hierarchy = _read(settings, "train")
     learner = Learner(build_falcon(settings, _num_fine(settings, truth), data.num_coarse, weights=False), len(data.y))
     load_model(find_checkpoint(run, hierarchy)[0], learner, hierarchy)
-    return learner.falcon.to(_device(device)).to(memory_format=torch.channels_last).eval(), settings
+    return learner.falcon.to(find_device(device)).to(memory_format=torch.channels_last).eval(), settings
 
 
 def _train(settings: FalconRun, run: Path, console: Any) -> dict[str, Any] | None:
-    accelerator = _accelerator(settings)
+    accelerator = make_accelerator(settings.device, settings.precision)
     main = accelerator.is_main_process
     console = console if main else None
     settings = replace(settings, precision=accelerator.mixed_precision.replace("no", "fp32"))
@@ -106,7 +98,7 @@ def _train(settings: FalconRun, run: Path, console: Any) -> dict[str, Any] | Non
         optimizer = None if trainer.position.finished else trainer.optimizer
         save_checkpoint(run, trainer.position.step, learner, optimizer, facts, hierarchy.sha256)
 
-    with _stop_signals() as should_stop:
+    with stop_signals() as should_stop:
         try:
             moved = position.step > 0 and not position.finished
             trainer.train(Hooks(log, console, restore if moved else None, checkpoint, should_stop))

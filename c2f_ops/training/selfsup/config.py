@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
-from ..config import DEVICES, PRECISIONS, Stage, one_of
+from .._typed import TypedConfig
+from ..config import DEVICES, PRECISIONS, Stage
 
 
 @dataclass(frozen=True)
-class SelfsupConfig:
+class SelfsupConfig(TypedConfig):
     """Contrastive pre-training without labels.
 
     Attributes:
@@ -28,6 +27,9 @@ class SelfsupConfig:
             images have their coarse class; logged, and used for nothing.
         precision, device, threads, seed, checkpoint_minutes: of the run.
     """
+
+    OP: ClassVar[str] = "selfsup"
+    KIND: ClassVar[str | None] = "selfsup"
 
     data: str = "cifar100"
     root: str | None = None
@@ -60,34 +62,16 @@ class SelfsupConfig:
     checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "epochs", "batch_size", "lr", "temperature", "dim", "hidden", "monitor_epochs"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"selfsup: {name} must be positive, got {getattr(self, name)}")
-        for name in ("min_area", "jitter_share", "grey_share", "blur_share", "jitter", "momentum"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"selfsup: {name} must be in [0, 1], got {getattr(self, name)}")
+        self.check_words(precision=PRECISIONS, device=DEVICES)
+        self.check_positive(
+            "image_size", "epochs", "batch_size", "lr", "temperature", "dim", "hidden", "monitor_epochs"
+        )
+        self.check_shares("[0, 1]", "min_area", "jitter_share", "grey_share", "blur_share", "jitter", "momentum")
         if self.view_size is not None and self.view_size < 1:
             raise ValueError(f"selfsup: view_size must be positive or None, got {self.view_size}")
         if self.batch_size < 2:
             raise ValueError(f"selfsup: batch_size must be at least 2, for negatives, got {self.batch_size}")
-        one_of("precision", self.precision, PRECISIONS)
-        one_of("device", self.device, DEVICES)
 
     def stage(self, batches: int) -> Stage:
         """The schedule, for an epoch of ``batches`` steps."""
         return Stage("contrastive", lr=self.lr, schedule="cosine", warmup=round(self.warmup_epochs * batches))
-
-    def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the config, readable."""
-        Path(path).write_text(json.dumps({"kind": "selfsup", **asdict(self)}, indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def from_json(cls, path: str | os.PathLike[str]) -> SelfsupConfig:
-        """Read what `to_json` wrote."""
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(data, dict) or data.pop("kind", None) != "selfsup":
-            raise ValueError(f"selfsup: {path} must hold the config of a self-supervised run")
-        unknown = data.keys() - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"selfsup: {path} must hold a run's config, got unknown {sorted(unknown)}")
-        return cls(**data)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ...data import LabeledImages, load_dataset
 from ..checkpoint import NO_HIERARCHY, find_checkpoint, load_model, load_optimizer, save_checkpoint
+from ..folder import CONFIG, read_config, settled
 from ..logs import Progress, RunLog
-from ..loop import Interrupted, _agree
-from ..run import CONFIG, _accelerator, _device, _stop_signals, say
+from ..loop import Interrupted
+from ..machine import agree, cpu_threads, find_device, make_accelerator, say, stop_signals
 from ..sampler import BatchSampler, stable_seed
 from ..schedule import learning_rate
 from .augment import two_views
@@ -49,20 +50,13 @@ def pretrain(config: SelfsupConfig, run: Path, *, resume: bool = False, console:
         Interrupted: stopped by SIGINT or SIGTERM after a checkpoint.
         FileExistsError: the folder holds a run and ``resume`` is False.
     """
-    if resume:
-        config = SelfsupConfig.from_json(run / CONFIG)
-    elif (run / CONFIG).exists():
-        raise FileExistsError(f"run: folder must be new, or be resumed, got {run}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads or before)
-    try:
+    config = settled(config, run, resume=resume)
+    with cpu_threads(config.threads):
         return _pretrain(config, run, resume, console)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _pretrain(config: SelfsupConfig, run: Path, resume: bool, console: Any) -> SimCLR:
-    accelerator = _accelerator(config)
+    accelerator = make_accelerator(config.device, config.precision)
     main = accelerator.is_main_process
     console = console if main else None
     config = replace(config, precision=accelerator.mixed_precision.replace("no", "fp32"))
@@ -107,12 +101,10 @@ def load_selfsup(run: Path, device: str = "auto") -> tuple[SimCLR, SelfsupConfig
     folder = run
     if (run / "model.safetensors").is_file():
         run = run.parent.parent
-    if not (run / CONFIG).is_file():
-        raise FileNotFoundError(f"run: folder must hold {CONFIG}, got {run}")
-    config = SelfsupConfig.from_json(run / CONFIG)
+    config = read_config(SelfsupConfig, run)
     model = SimCLR(config)
     load_model(find_checkpoint(run, None)[0] if folder == run else folder, model, None)
-    return model.to(_device(device)).to(memory_format=torch.channels_last).eval(), config
+    return model.to(find_device(device)).to(memory_format=torch.channels_last).eval(), config
 
 
 class _Loop:
@@ -159,7 +151,7 @@ class _Loop:
         saved, begun = time.monotonic(), time.monotonic() - here.seconds
         total = torch.zeros((), device=accelerator.device)
         counted = 0
-        with _stop_signals() as should_stop:
+        with stop_signals() as should_stop:
             try:
                 wrapped.train()
                 while here.step < self.steps:
@@ -183,7 +175,7 @@ class _Loop:
                             log.write("monitor", here.step, {"epoch": here.step / epoch, **measured})
                             note += "".join(f"  {name} {value:.3f}" for name, value in measured.items())
                         progress.epoch(note)
-                    stop = _agree(accelerator, should_stop())
+                    stop = agree(accelerator, should_stop())
                     due = time.monotonic() - saved > 60 * config.checkpoint_minutes
                     if main and (stop or due or here.step == self.steps):
                         self._checkpoint()

@@ -1,0 +1,90 @@
+"""Where a run takes place: device, precision, threads, processes, signals and the console."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device that "auto", "cpu" or "cuda" means here."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("training: device must be available, got cuda and no GPU that torch can use")
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def make_accelerator(device: str, precision: str) -> Any:
+    """Build the `accelerate.Accelerator` of a run.
+
+    Precision "auto" is bf16 on a GPU that has it, else fp16, and fp32 on a CPU: results should not hang on which CPU it
+    is. bf16 is worth asking for on one with AMX: a step of autocast took between all and a third of the time of one in
+    float32, the less the larger the layers (docs/selfsup.md).
+    """
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
+    except ImportError:
+        raise ImportError('training: accelerate is not installed; pip install "c2f_ops[train]"') from None
+    on_cpu = find_device(device).type == "cpu"
+    if precision == "auto":
+        precision = "fp32" if on_cpu else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "fp16" and on_cpu:
+        raise ValueError("training: precision must be fp32 or bf16 on a CPU, got fp16")
+    AcceleratorState._reset_state()  # it refuses another precision than the first run of a process had
+    return Accelerator(
+        mixed_precision=precision.replace("fp32", "no"),
+        cpu=on_cpu,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch use so many CPU threads; None: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a flag; the second acts as usual."""
+    asked: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, _frame: Any) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    try:
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread: no signals to catch
+        pass
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def agree(accelerator: Any, stop: bool) -> bool:
+    """Say in every process whether any of them wants to stop."""
+    if accelerator.num_processes == 1:
+        return stop
+    if stop:
+        accelerator.set_trigger()
+    return bool(accelerator.check_trigger())
+
+
+def say(console: Any, text: str) -> None:
+    """Print a line, if there is anyone to read it."""
+    if console is not None:
+        console.print(text, highlight=False)
