@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Discover fine classes in embeddings that have coarse labels only.")
@@ -69,7 +70,7 @@ def fit(
     given = {
         "n_fine": num_fine, "preset": preset, "switches": _switches(switch), "epochs": epochs, "lr": lr, "seed": seed,
         "batch_size": batch_size, "drop_uncertain": drop_uncertain, "metric": metric,
-        "hidden": None if hidden is None else [int(size) for size in hidden.split(",")],
+        "hidden": None if hidden is None else _sizes(hidden),
     }  # fmt: skip
     options = DiscoverOptions.of(_read_config(config) | {k: v for k, v in given.items() if v is not None})
     if (options.n_fine is None) != estimate:
@@ -84,7 +85,7 @@ def fit(
     _print_hierarchy(console, model, model.labels_)
     if (out / "metrics.json").is_file():
         _print_metrics(console, json.loads((out / "metrics.json").read_text()))
-    console.print(f"run folder: {out}", highlight=False)
+    console.print(f"run folder: {out}", highlight=False, markup=False)
 
 
 @app.command("predict")
@@ -102,7 +103,7 @@ def predict(
 
     model, data = load_run(run), _load(file, None, None, features, labels, layer, obsm, None)
     write_predictions(model, data, out)
-    _console().print(f"{len(data)} samples: {out}", highlight=False)
+    _console().print(f"{len(data)} samples: {out}", highlight=False, markup=False)
 
 
 @app.command("relations")
@@ -189,6 +190,13 @@ def _load(
     )  # fmt: skip
 
 
+def _sizes(text: str) -> list[int]:
+    try:
+        return [int(size) for size in text.split(",")]
+    except ValueError:
+        raise ValueError(f"discover fit: --hidden must be sizes such as 256,256, got {text!r}") from None
+
+
 def _switches(texts: list[str] | None) -> dict[str, Any] | None:
     if not texts:
         return None
@@ -213,12 +221,15 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     if path.suffix == ".toml":
         if sys.version_info < (3, 11):
             raise ValueError(f"discover fit: config must be JSON on Python 3.10, which reads no TOML, got {path}")
-        import tomllib
-
-        return tomllib.loads(path.read_text())
-    if path.suffix != ".json":
+        import tomllib as parser
+    elif path.suffix == ".json":
+        parser = json  # type: ignore[no-redef]
+    else:
         raise ValueError(f"discover fit: config must end in .json or .toml, got {path}")
-    values = json.loads(path.read_text())
+    try:
+        values = parser.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"discover fit: config must be {path.suffix[1:].upper()}, got {path} with: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"discover fit: config must hold an object, got {type(values).__name__}")
     return values
@@ -239,8 +250,8 @@ def _print_hierarchy(console: Console, model: Any, fine: Any) -> None:
     groups: dict[tuple[str, str], list[str]] = {}
     for taxonomy, name, k, count in rows:
         groups.setdefault((taxonomy, name), []).append(f"{k} ({count})")
-    for (taxonomy, name), members in groups.items():
-        table.add_row(*([taxonomy] if several else []), name, ", ".join(members))
+    for (taxonomy, name), members in groups.items():  # names are no markup
+        table.add_row(*([taxonomy] if several else []), escape(name), ", ".join(members))
     console.print(table)
 
 
