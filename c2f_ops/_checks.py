@@ -156,6 +156,8 @@ def check_tensor(op: str, name: str, value: Tensor, ndim: int, why: str = "") ->
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
     if value.dtype not in DTYPES:
         raise TypeError(f"{op}: {name} must be one of {names_of(DTYPES)}, got {value.dtype}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{op}: {name} must be strided, got {value.layout}")
     if value.ndim != ndim:
         raise ValueError(f"{op}: {name} must have {ndim} dimensions{why}, got shape {_shape(value.shape)}")
 

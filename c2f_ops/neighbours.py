@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,9 +71,9 @@ def group_knn(
     """
     check_choice("group_knn", "metric", metric, METRICS)
     check_choice("group_knn", "backend", backend, BACKENDS)
-    if not isinstance(k, int) or k < 1:
+    if not isinstance(k, Integral) or k < 1:
         raise ValueError(f"group_knn: k must be an integer of at least 1, got {k!r}")
-    x = _as_tensor("X", X)
+    k, x = int(k), _as_tensor("X", X)
     if x.ndim != 2 or x.dtype not in DTYPES:
         raise TypeError(f"group_knn: X must be [N, d] in {names_of(DTYPES)}, got {list(x.shape)} in {x.dtype}")
     if x.device.type not in ("cpu", "cuda"):
@@ -130,11 +131,12 @@ def sample_neighbours(idx: Tensor, m: int, *, seed: int, step: int, samples: Ten
         if value.ndim != ndim or len(value) != len(idx):
             shape = "[B, k]" if ndim == 2 else f"[B] with B={len(idx)}"
             raise ValueError(f"sample_neighbours: {name} must have shape {shape}, got {list(value.shape)}")
-    if not isinstance(m, int) or m < 1:
+    if not isinstance(m, Integral) or m < 1:
         raise ValueError(f"sample_neighbours: m must be an integer of at least 1, got {m!r}")
     for name, number in (("seed", seed), ("step", step)):
-        if not isinstance(number, int):
+        if not isinstance(number, Integral):
             raise TypeError(f"sample_neighbours: {name} must be an integer, got {type(number).__name__}")
+    m, seed, step = int(m), int(seed), int(step)
     idx = idx.long()
     base = torch.tensor(splitmix64_of(splitmix64_of(seed) ^ step), device=idx.device)
     of_sample = splitmix64(samples.to(idx.device, torch.long) ^ base)[:, None]
@@ -161,9 +163,14 @@ def _full_precision(device: str) -> Iterator[None]:
 
 def _as_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
+            raise TypeError(f"group_knn: {name} must hold numbers of at most 64 bits, got {value.dtype}")
+        if not value.dtype.isnative or any(stride < 0 for stride in value.strides):  # torch has neither
+            value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
         with warnings.catch_warnings():  # a memory map is read-only, and only read here
             warnings.filterwarnings("ignore", message=".*not writable.*")
             return torch.from_numpy(value)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"group_knn: {name} must be a tensor or an array, got {type(value).__name__}")
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        got = value.layout if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"group_knn: {name} must be a dense tensor or an array, got {got}")
     return value.detach()

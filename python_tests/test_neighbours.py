@@ -199,7 +199,7 @@ print((key("VmHWM") - before) // 1024)
 
 
 BAD = [
-    (dict(X=[[1.0]]), TypeError, "X must be a tensor or an array, got list"),
+    (dict(X=[[1.0]]), TypeError, "X must be a dense tensor or an array, got list"),
     (dict(X=torch.zeros(4, 2, dtype=torch.long)), TypeError, "X must be [N, d] in"),
     (dict(X=torch.zeros(4)), TypeError, "X must be [N, d]"),
     (dict(X=torch.full((4, 2), torch.nan)), ValueError, "X must be finite"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ._common import given, listed, option
@@ -79,7 +80,7 @@ def fit(
     _print_hierarchy(console, model, model.labels_)
     if (out / "metrics.json").is_file():
         _print_metrics(console, json.loads((out / "metrics.json").read_text()))
-    console.print(f"run folder: {out}", highlight=False)
+    console.print(f"run folder: {out}", highlight=False, markup=False)
 
 
 def predict(
@@ -96,7 +97,7 @@ def predict(
 
     model, data = load_run(run), _load(file, None, None, features, labels, layer, obsm, None)
     write_predictions(model, data, out)
-    _console().print(f"{len(data)} samples: {out}", highlight=False)
+    _console().print(f"{len(data)} samples: {out}", highlight=False, markup=False)
 
 
 def relations(
@@ -195,8 +196,8 @@ def _print_hierarchy(console: Console, model: Any, fine: Any) -> None:
     groups: dict[tuple[str, str], list[str]] = {}
     for taxonomy, name, k, count in rows:
         groups.setdefault((taxonomy, name), []).append(f"{k} ({count})")
-    for (taxonomy, name), members in groups.items():
-        table.add_row(*([taxonomy] if several else []), name, ", ".join(members))
+    for (taxonomy, name), members in groups.items():  # names are no markup
+        table.add_row(*([taxonomy] if several else []), escape(name), ", ".join(members))
     console.print(table)
 
 

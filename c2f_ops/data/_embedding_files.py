@@ -38,14 +38,26 @@ class Table(NamedTuple):
     columns: dict[str, Column]
 
 
+def _check_start(path: Path, magic: bytes) -> None:
+    """The first bytes of the format: numpy takes whatever has others for a pickle, and says so."""
+    with open(path, "rb") as file:
+        start = file.read(len(magic))
+    if start != magic:
+        raise ValueError(
+            f"load_embeddings: {path} must be a readable {path.suffix} file, got one that begins {start!r}"
+        )
+
+
 def read_npy(path: Path, wanted: Wanted) -> Table:
     """Read or map an array; labels stand in another file."""
+    _check_start(path, b"\x93NUMPY")
     X = np.load(path, mmap_mode="r" if wanted.mmap else None, allow_pickle=False)
     return Table(_matrix(path, X), {})
 
 
 def read_npz(path: Path, wanted: Wanted) -> Table:
     """Read arrays by key, or the matrix of ``scipy.sparse.save_npz``."""
+    _check_start(path, b"PK")
     with np.load(path, allow_pickle=False) as archive:
         if {"format", "shape", "data"} <= set(archive.files):
             import scipy.sparse
@@ -69,6 +81,11 @@ def read_text(path: Path, wanted: Wanted) -> Table:
         header = [clean(cell) for cell in next(reader, [])]
         label_at = {column: header.index(column) for column in wanted.columns if column in header}
         features = [column for column in header if column not in label_at] if wanted.x is None else list(wanted.x)
+        twice = sorted({column for column in [*features, *label_at] if header.count(column) > 1})
+        if twice:
+            raise ValueError(
+                f"load_embeddings: columns of {path.name} must have different names, got {twice[0]!r} twice"
+            )
         absent = [column for column in features if column not in header]
         if absent:
             raise ValueError(f"load_embeddings: x must be among the columns of {path.name}, got {', '.join(absent)}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,9 +96,9 @@ def load_embeddings(
     coarse_keys = (coarse,) if isinstance(coarse, str) else tuple(coarse or ())
     required = tuple(key for key in (*coarse_keys, fine, ids) if key is not None)
     wanted = files.Wanted((*required, "coarse", "fine", "id"), (x,) if isinstance(x, str) else x, layer, obsm, mmap)
-    table = READERS[path.suffix](path, wanted)
+    table = _read(READERS[path.suffix], path, wanted)
     if labels is not None:
-        table = table._replace(columns=files.read_text(Path(labels), wanted._replace(x=())).columns)
+        table = table._replace(columns=_read(files.read_text, Path(labels), wanted._replace(x=())).columns)
     n = table.X.shape[0]
     label_file = Path(labels or path).name
     for key in required:
@@ -128,6 +130,17 @@ def load_embeddings(
         ids=None if named is None else _texts(named.values),
         source=str(path),
     )
+
+
+def _read(reader: Any, path: Path, wanted: files.Wanted) -> files.Table:
+    """The table of a file; what a library says of a broken one comes with the file's name."""
+    try:
+        return reader(path, wanted)
+    except (csv.Error, EOFError, OSError, UnicodeDecodeError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, FileNotFoundError) or str(error).startswith("load_embeddings: "):
+            raise
+        kind = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"a readable {path.suffix} file"
+        raise ValueError(f"load_embeddings: {path} must be {kind}, got one with: {error}") from error
 
 
 def _check_options(path: Path, labels: Any, layer: str | None, obsm: str | None, mmap: bool) -> None:
@@ -177,7 +190,10 @@ def _texts(values: np.ndarray) -> np.ndarray:
     """Return values as strings; None and NaN as empty ones, whole floats (integers beside NaN) as integers."""
     if values.dtype.kind == "f":
         known = ~np.isnan(values)
-        broken = values[known][values[known] % 1 != 0]
+        numbers = values[known]
+        whole = np.abs(numbers) < 2**53  # beyond, a float has no integer of its own
+        whole[whole] = numbers[whole] % 1 == 0
+        broken = numbers[~whole]
         if len(broken):
             raise ValueError(f"load_embeddings: labels must be integers or names, got {broken[0]}")
         texts = np.full(len(values), "", dtype="U24")

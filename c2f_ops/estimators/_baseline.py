@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from ._inputs import Rows, fit_scaling, read_labels, to_array
+from ._inputs import Rows, find_device, fit_scaling, read_labels, to_array
 
 
 class Baseline(ClusterMixin, BaseEstimator):
@@ -27,10 +28,10 @@ class Baseline(ClusterMixin, BaseEstimator):
     def fit(self, X: Any, y_coarse: Any) -> Any:
         """Fit on features ``[N, d]`` and coarse labels ``[N]`` (integers or strings; -1: none)."""
         rows, codes = self._read(X, y_coarse)
-        if self.n_fine is None or not len(self.classes_coarse_) <= self.n_fine <= len(codes):
+        if not isinstance(self.n_fine, Integral) or not len(self.classes_coarse_) <= self.n_fine <= len(codes):
             raise ValueError(
                 f"{type(self).__name__}: n_fine must be between the {len(self.classes_coarse_)} coarse classes and the "
-                f"{len(codes)} samples, got {self.n_fine}"
+                f"{len(codes)} samples, got {self.n_fine!r}"
             )
         self._fit(rows, codes)
         self.labels_ = self._assign(rows)
@@ -60,8 +61,7 @@ class Baseline(ClusterMixin, BaseEstimator):
         return self._rows(x), labels.codes[:, 0]
 
     def _rows(self, x: np.ndarray) -> Tensor:
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(automatic if self.device == "auto" else self.device)
+        device = find_device(type(self).__name__, self.device)
         return Rows(x, self._scaling, device).take(torch.arange(len(x)))
 
     @torch.no_grad()

@@ -23,14 +23,17 @@ def save(model: Any, path: Path) -> Path:
     """Write ``model`` to ``path``, atomically."""
     from safetensors.torch import save_file
 
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise OSError(f"FalconClusterer: path must be a file in a folder that exists, got {path}")
     tensors = {f"falcon.{k}": v.detach().cpu().contiguous() for k, v in model._falcon.state_dict().items()}
     tensors |= {"mean": torch.from_numpy(model._scaling.mean), "scale": torch.from_numpy(model._scaling.scale)}
     tensors["labels"] = torch.from_numpy(model.labels_)
     params = model.get_params(deep=False)
     params |= {"config": asdict(model._falcon.config), "random_state": _plain(params["random_state"])}
     params["relations"] = _plain(params["relations"])
+    types = [c.dtype.str for c in model._classes]
     meta = {
-        "format": _FORMAT, "version": __version__, "params": params, "plan": asdict(model._loop.plan),
+        "types": types, "format": _FORMAT, "version": __version__, "params": params, "plan": asdict(model._loop.plan),
         "epoch": model._loop.epoch, "n_features": model.n_features_in_, "n_fine": model.n_fine_,
         "names": getattr(model, "feature_names_in_", np.zeros(0)).tolist(), "datasets": model.datasets_.tolist(),
         "classes": [c.tolist() for c in model._classes], "history": model.history_, "gap": model.mstep_gap_,
@@ -47,12 +50,18 @@ def save(model: Any, path: Path) -> Path:
 
 def load(cls: Any, path: Path, device: str) -> Any:
     """Read an estimator of class ``cls`` from ``path``."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     from ._reports import MultiParent
     from .n_fine import FineCountEstimate
 
-    with safe_open(path, "pt") as file:
+    try:
+        opened = safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"FalconClusterer: path must be a file that save wrote, got {path} ({error})") from None
+    with opened as file:
         header = (file.metadata() or {}).get(_KEY)
         if header is None:
             raise ValueError(f"FalconClusterer: path must be a file that save wrote, got {path}")
@@ -73,7 +82,7 @@ def load(cls: Any, path: Path, device: str) -> Any:
     model._loop.epoch = meta["epoch"]
     model._device = place
     model._scaling = Scaling(tensors["mean"].numpy(), tensors["scale"].numpy())
-    model._classes = [np.array(c) for c in meta["classes"]]
+    model._classes = [np.array(c, dtype=kind) for c, kind in zip(meta["classes"], meta["types"], strict=True)]
     model._start_streaming()
     model.classes_coarse_ = model._classes[0] if len(counts) == 1 else model._classes
     model.datasets_, model.n_fine_ = np.array(meta["datasets"]), meta["n_fine"]
@@ -93,4 +102,6 @@ def _plain(value: Any) -> Any:
         return None
     if isinstance(value, (np.ndarray, torch.Tensor, np.generic)):
         return value.tolist()
-    return value
+    if isinstance(value, bytes):
+        raise TypeError("FalconClusterer: labels must be integers, strings or booleans to be saved, got bytes")
+    return str(value) if isinstance(value, torch.device) else value

@@ -85,9 +85,32 @@ def fit_scaling(x: Any, each: bool) -> Scaling:
     return Scaling(mean.astype(np.float32), np.where(usable, scale, 1.0).astype(np.float32))
 
 
+def find_device(who: str, device: Any) -> torch.device:
+    """The device that ``device`` names; "auto" is a GPU where there is one."""
+    available = torch.cuda.is_available()
+    try:
+        found = torch.device(("cuda" if available else "cpu") if device == "auto" else device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"{who}: device must be 'auto' or a torch device, got {device!r}") from None
+    if found.type == "cuda" and not available:
+        raise ValueError(f"{who}: device must be available, got {device!r} and no GPU that torch can use")
+    return found
+
+
+def check_range(who: str, x: Any) -> None:
+    """Features become float32: larger ones would be infinite there."""
+    values = x.data if hasattr(x, "tocsr") else x
+    if values.dtype.itemsize > 4 and values.dtype.kind == "f" and values.size:
+        low, high = values.min(), values.max()
+        if max(high, -low) > np.finfo(np.float32).max:
+            raise ValueError(f"{who}: X must fit float32, got values from {low:.4g} to {high:.4g}")
+
+
 def to_array(x: Any) -> Any:
     """Tensors as arrays; anything else as it is."""
     if isinstance(x, Tensor):
+        if x.layout != torch.strided:
+            raise TypeError(f"X must be a dense tensor, an array or a SciPy matrix, got a tensor in {x.layout}")
         x = x.detach().cpu()
         return x.float().numpy() if x.dtype == torch.bfloat16 else x.numpy()
     return x
@@ -121,7 +144,14 @@ class Labels:
 
 
 def read_labels(
-    who: str, y: Any, dataset: Any, count: int, *, classes: list[np.ndarray] | None = None, datasets: Any = None
+    who: str,
+    y: Any,
+    dataset: Any,
+    count: int,
+    *,
+    classes: list[np.ndarray] | None = None,
+    datasets: Any = None,
+    name: str = "y_coarse",
 ) -> Labels:
     """Encode labels ``[N]`` or ``[N, D]``, or ``[N]`` with the data set of each sample.
 
@@ -132,13 +162,14 @@ def read_labels(
         count: N.
         classes: Classes of each data set, where they are known; other labels are then errors.
         datasets: The data sets, where they are known.
+        name: What messages call the labels.
     """
     if y is None:
-        raise ValueError(f"{who}: y_coarse must be labels, got None: requires y to be passed, but the target y is None")
+        raise ValueError(f"{who}: {name} must be labels, got None: requires y to be passed, but the target y is None")
     values = np.asarray(to_array(y))
     if values.ndim not in (1, 2) or values.shape[0] != count:
         raise ValueError(
-            f"{who}: y_coarse must have shape [N] or [N, D] with N={count} like X, got {list(values.shape)} "
+            f"{who}: {name} must have shape [N] or [N, D] with N={count} like X, got {list(values.shape)} "
             "(inconsistent numbers of samples)"
         )
     columns = [values] if values.ndim == 1 else list(values.T)
@@ -148,27 +179,30 @@ def read_labels(
         ids = np.asarray(to_array(dataset))
         if ids.shape != (count,):
             raise ValueError(f"{who}: dataset must have shape [N] = [{count}], got {list(ids.shape)}")
+        if _missing(ids).any():
+            raise ValueError(f"{who}: dataset must name a data set for each sample, got {ids[_missing(ids)][0]}")
+        ids = _clean(who, "dataset", ids)
         datasets = np.unique(ids) if datasets is None else datasets
         foreign = ids[~np.isin(ids, datasets)]
         if len(foreign):
-            raise ValueError(f"{who}: dataset must hold {datasets.tolist()}, got {foreign[0]!r}")
+            raise ValueError(f"{who}: dataset must hold {datasets.tolist()}, got {foreign.tolist()[0]!r}")
         columns = [values] * len(datasets)
     names = np.arange(len(columns)) if datasets is None else np.asarray(datasets)
     if classes is not None and len(classes) != len(columns):
-        raise ValueError(f"{who}: y_coarse must have {len(classes)} data sets as in fit, got {len(columns)}")
+        raise ValueError(f"{who}: {name} must have {len(classes)} data sets as in fit, got {len(columns)}")
     codes, found = np.full((count, len(columns)), -1, np.int64), []
     for d, column in enumerate(columns):
         present = ~_missing(column)
         if dataset is not None:
             present &= ids == names[d]
-        known = _clean(who, column[present])
+        known = _clean(who, name, column[present])
         kinds = np.unique(known) if classes is None else classes[d]
         if not len(kinds):
-            raise ValueError(f"{who}: y_coarse must have a label in every data set, got none in {names[d]!r}")
+            raise ValueError(f"{who}: {name} must have a label in every data set, got none in {names.tolist()[d]!r}")
         place = np.searchsorted(kinds, known).clip(max=len(kinds) - 1) if _comparable(kinds, known) else None
         if place is None or not np.array_equal(kinds[place], known):
             bad = next(v for v in known.tolist() if v not in set(kinds.tolist()))
-            raise ValueError(f"{who}: y_coarse must hold classes seen in fit, got {bad!r}")
+            raise ValueError(f"{who}: {name} must hold classes seen in fit, got {bad!r}")
         codes[present, d] = place
         found.append(kinds)
     return Labels(codes, found, names)
@@ -188,22 +222,23 @@ def _is_nan_or_minus_one(value: Any) -> bool:
     return number and (value != value or value == -1)
 
 
-def _clean(who: str, known: np.ndarray) -> np.ndarray:
+def _clean(who: str, name: str, known: np.ndarray) -> np.ndarray:
     """Labels of one type: integers, strings or booleans."""
     if known.dtype == object:
         kinds = {type(v).__name__ for v in known}
         if all(isinstance(v, str) for v in known):
             return known.astype(str)
         if not all(isinstance(v, (int, float, np.number, np.bool_)) for v in known):
-            raise TypeError(f"{who}: y_coarse must hold labels of one type, integers or strings, got {sorted(kinds)}")
+            raise TypeError(f"{who}: {name} must hold labels of one type, integers or strings, got {sorted(kinds)}")
         known = np.array(known.tolist())
     if known.dtype.kind == "f":
-        if (known != np.round(known)).any():
-            value = known[known != np.round(known)][0]
-            raise ValueError(f"{who}: y_coarse must hold class labels, got the continuous value {value!r}")
+        labels = (known == np.round(known)) & (np.abs(known) <= 2**62)  # others have no integer of their own
+        if not labels.all():
+            value = known[~labels][0]
+            raise ValueError(f"{who}: {name} must hold class labels, got the continuous value {value!r}")
         return known.astype(np.int64)
     if known.dtype.kind not in "iubUS":
-        raise TypeError(f"{who}: y_coarse must hold integers, strings or booleans, got {known.dtype}")
+        raise TypeError(f"{who}: {name} must hold integers, strings or booleans, got {known.dtype}")
     return known
 
 

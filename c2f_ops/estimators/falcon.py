@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..metrics import evaluate_discovery
 from ..models import Falcon, FalconConfig
-from ._inputs import Labels, Rows, dense, fit_scaling, read_labels, to_array
+from ._inputs import Labels, Rows, check_range, dense, find_device, fit_scaling, read_labels, to_array
 from ._loop import Loop, Plan, find_neighbours, logits_of, make_head, start_from_kmeans
 from ._reports import MultiParent, second_parents
 from ._reservoir import Reservoir
@@ -213,6 +213,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         self._check_parameters()
         X = self._features(X, reset=True)
         labels = read_labels(_WHO, y_coarse, dataset, X.shape[0], classes=classes, datasets=datasets)
+        if (labels.codes < 0).all():
+            raise ValueError(f"{_WHO}: y_coarse must have a label where training begins, got none")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self._device = self._find_device()
         self._scaling = fit_scaling(X, self.standardize)
@@ -278,8 +280,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         self.labels_ = self._classify(rows)
 
     def _find_device(self) -> torch.device:
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(automatic if self.device == "auto" else self.device)
+        return find_device(_WHO, self.device)
 
     def _start_streaming(self) -> None:
         """Nothing held, nothing dropped."""
@@ -313,8 +314,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         """Coarse label of each sample in a data set, given by its name or its position."""
         check_is_fitted(self)
         names = list(self.datasets_)
-        if dataset not in names and dataset not in range(len(names)):
-            raise ValueError(f"{_WHO}: dataset must be one of {names}, got {dataset!r}")
+        if np.ndim(dataset) or (dataset not in names and dataset not in range(len(names))):
+            raise ValueError(f"{_WHO}: dataset must be one of {self.datasets_.tolist()}, got {dataset!r}")
         d = names.index(dataset) if dataset in names else int(dataset)
         g = torch.from_numpy(self.relations_[d]).long().to(self._device)
         count = len(self._classes[d])
@@ -329,10 +330,15 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         return self._collect(X, lambda logits: logits)
 
     def score(self, X: Any, y_fine: Any) -> float:
-        """Clustering accuracy: share of samples right under the best one-to-one naming of the fine classes."""
+        """Clustering accuracy: share of samples right under the best one-to-one naming of the fine classes.
+
+        Samples whose fine label is -1, None or NaN are left out.
+        """
         predicted = self.predict(X)
-        _, truth = np.unique(np.asarray(to_array(y_fine)), return_inverse=True)
-        return float(evaluate_discovery(truth, predicted).accuracy)
+        truth = read_labels(_WHO, y_fine, None, len(predicted), name="y_fine").codes
+        if truth.shape[1] != 1:
+            raise ValueError(f"{_WHO}: y_fine must have shape [N], got {list(truth.shape)}")
+        return float(evaluate_discovery(truth[:, 0], predicted).accuracy)
 
     def _rows(self, X: Any) -> Rows:
         check_is_fitted(self)
@@ -427,7 +433,9 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
 
     def _features(self, X: Any, *, reset: bool) -> Any:
         """X as an array or CSR matrix of numbers in the type it has."""
-        return validate_data(self, to_array(X), reset=reset, accept_sparse="csr", dtype="numeric")
+        X = validate_data(self, to_array(X), reset=reset, accept_sparse="csr", dtype="numeric")
+        check_range(_WHO, X)
+        return X
 
     def _names(self, dataset: Any) -> Any:
         return None if dataset is None else self.datasets_
@@ -447,6 +455,9 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
             value = getattr(self, name)
             if not isinstance(value, Real) or not low <= float(value) < high:
                 raise ValueError(f"{_WHO}: {name} must be a number in [{low}, {high}), got {value!r}")
+        sizes = self.hidden
+        if not np.iterable(sizes) or any(not isinstance(size, Integral) or size < 1 for size in sizes):
+            raise ValueError(f"{_WHO}: hidden must be sizes of layers, integers of at least 1, got {sizes!r}")
         if self.metric not in _METRICS:
             raise ValueError(f"{_WHO}: metric must be one of {_METRICS}, got {self.metric!r}")
         if self.config is not None and not isinstance(self.config, FalconConfig):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import check_array
 
-from ._inputs import Rows, dense, fit_scaling, read_labels, to_array
+from ._inputs import Rows, check_range, dense, fit_scaling, read_labels, to_array
 
 _SAMPLES = 1000  # of a coarse class that the votes on k-means look at
 _WIDTH = 32  # principal components of a coarse class that they look at
@@ -107,13 +109,14 @@ def estimate_n_fine(
     Returns:
         The estimate; print it for a report.
     """
-    if not isinstance(k_max, int) or k_max < 1:
+    if not isinstance(k_max, Integral) or isinstance(k_max, bool) or k_max < 1:
         raise ValueError(f"estimate_n_fine: k_max must be an integer of at least 1, got {k_max!r}")
-    X = to_array(X)
-    X = X if hasattr(X, "toarray") or hasattr(X, "dtype") else np.asarray(X)
-    X = np.asarray(X) if hasattr(X, "iloc") else X
+    X = check_array(to_array(X), accept_sparse="csr", dtype="numeric", input_name="X", estimator="estimate_n_fine")
+    check_range("estimate_n_fine", X)
     labels = read_labels("estimate_n_fine", y_coarse, None, X.shape[0])
-    y, classes = labels.codes[:, 0], labels.classes[0]
+    if labels.codes.shape[1] != 1:
+        raise ValueError(f"estimate_n_fine: y_coarse must have shape [N], got {list(labels.codes.shape)}")
+    k_max, y, classes = int(k_max), labels.codes[:, 0], labels.classes[0]
     rng = np.random.default_rng(random_state)
     rows = Rows(X, fit_scaling(X, standardize), torch.device("cpu"))
     votes = {name: np.ones(len(classes), np.int64) for name in ("stability", "silhouette", "calinski_harabasz")}

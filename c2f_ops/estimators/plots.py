@@ -36,8 +36,11 @@ def project(x: Any, *, random_state: int = 0) -> np.ndarray:
         reduce = PCA if isinstance(x, np.ndarray) else TruncatedSVD
         x = reduce(50, random_state=random_state).fit_transform(x)
     x = x if isinstance(x, np.ndarray) else x.toarray()
+    if len(x) < 2:
+        return np.zeros((len(x), 2))
     perplexity = min(30.0, max(1.0, (len(x) - 1) / 4))
-    return TSNE(2, init="pca", perplexity=perplexity, random_state=random_state).fit_transform(x)
+    init = "pca" if x.shape[1] > 1 else "random"
+    return TSNE(2, init=init, perplexity=perplexity, random_state=random_state).fit_transform(x)
 
 
 def plot_classes(

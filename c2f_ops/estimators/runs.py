@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ..models import FalconConfig
 from .falcon import FalconClusterer
 from .plots import plot_classes, plot_relations
 
-MODEL = "model.safetensors"
+MODEL, METRICS = "model.safetensors", "metrics.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,12 @@ class DiscoverOptions:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"discover: options must be among {', '.join(sorted(known))}, got {', '.join(unknown)}")
-        return cls(**{**values, "hidden": tuple(values.get("hidden", ()))})
+        hidden, switches = values.get("hidden", ()), values.get("switches", {})
+        if not isinstance(hidden, list | tuple):
+            raise ValueError(f"discover: hidden must be a list of sizes, got {hidden!r}")
+        if not isinstance(switches, Mapping):
+            raise ValueError(f"discover: switches must be given by name, got {switches!r}")
+        return cls(**{**values, "hidden": tuple(hidden)})
 
     def estimator(self, **extra: Any) -> FalconClusterer:
         """The unfitted estimator."""
@@ -75,8 +81,10 @@ def fit_run(data: Embeddings, options: DiscoverOptions, out: Path, **extra: Any)
     """Fit, and write the folder ``out``: model, tables, log, pictures, and metrics where fine labels are there."""
     if data.coarse is None:
         raise ValueError(f"discover: {data.source} must have coarse labels, got none; name their column with --coarse")
+    _check_writable(out)
     model = options.estimator(**extra).fit(data.X, named(data.coarse, data.coarse_names))
     out.mkdir(parents=True, exist_ok=True)
+    (out / METRICS).unlink(missing_ok=True)  # of an earlier run, perhaps on data with fine labels
     _write_json(out / "options.json", dataclasses.asdict(options) | {"data": data.source})
     model.save(out / MODEL)
     (out / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in model.history_))
@@ -84,8 +92,15 @@ def fit_run(data: Embeddings, options: DiscoverOptions, out: Path, **extra: Any)
     write_relations(model, model.labels_, out / "relations.csv")
     draw(model, data, out)
     if data.fine is not None:
-        _write_json(out / "metrics.json", judge(model, data, "transductive"))
+        _write_json(out / METRICS, judge(model, data, "transductive"))
     return model
+
+
+def _check_writable(out: Path) -> None:
+    """Before the work, not after it: a folder that is there or can be made."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"discover: out must be a folder that can be written, got {out}")
 
 
 def load_run(folder: Path) -> FalconClusterer:
@@ -105,7 +120,7 @@ def write_predictions(
         path, fine=fine, confidence=probabilities.max(1), ids=data.ids, coarse=model.relations_[0][fine],
         coarse_names=class_names(model), scores=None if path.suffix in (".csv", ".tsv") else model.transform(data.X),
         relations=model.relations_, params=None if options is None else _plain(dataclasses.asdict(options)),
-        source=data.source if path.suffix == ".h5ad" else None,
+        source=data.source if path.suffix == Path(data.source).suffix == ".h5ad" else None,
     )  # fmt: skip
 
 

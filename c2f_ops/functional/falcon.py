@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from .._checks import check_choice, check_tensor
 from .._ops import falcon_loss as _op  # noqa: F401  (registers the op)
@@ -60,7 +62,7 @@ def falcon_loss(
         g: ``[K_F]`` or ``[D, K_F]``: the coarse class of each fine class, int32 (int64 is converted).
         d: ``[B]`` the data set of each sample, where g has several rows and y one column.
         lambdas: Weights l1, l2, l3; or four, with L_nn and L_conf weighted apart.
-        T: Temperature of the target, greater than 0.
+        T: Temperature of the target, in [1e-30, 1e30].
         tau: Softness of the target: 1 is the softmax, 0 its argmax (ties to the lowest class).
         reduction: "mean", a scalar; "none", ``[B]``: each sample's terms as weighted above plus l3 L_reg of the batch.
         nbr_mask: ``[B, L]`` bool, False where there is no neighbour.
@@ -85,7 +87,7 @@ def falcon_loss(
     z, s, bank, neighbours = _operands(z, s, t, nbr_mask, idx)
     y, g = _labels(y, g, d, z)
     coarse, nn, conf, entropy = _weights(lambdas)
-    _check_options(T, tau, reduction, backend)
+    _check_options(T, tau, reduction, backend, group)
     world = World(group)
     wide = torch.float64 if z.dtype == torch.float64 else torch.float32
     batch, fine = z.shape
@@ -133,6 +135,7 @@ def _operands(
     else:
         check_tensor(_NAME, "t", t, 2, " with idx")
         _check_integers("idx", idx, z, (batch, None))
+        _check_range("idx", idx, -1, None, "-1 or a row of t")
         if t.shape[1] != fine:
             raise ValueError(f"{_NAME}: t must have shape [N, K_F] = [N, {fine}], got {list(t.shape)}")
     if nbr_mask is not None:
@@ -161,6 +164,7 @@ def _labels(y: Tensor, g: Tensor, d: Tensor | None, z: Tensor) -> tuple[Tensor, 
     if isinstance(g, Tensor) and g.ndim == 1:
         g = g[None]
     _check_integers("g", g, z, (None, fine))
+    _check_range("g", g, -1, 2**31, "-1 or a coarse class below 2^31")
     count = len(g)
     if isinstance(y, Tensor) and y.ndim == 2:
         _check_integers("y", y, z, (batch, count))
@@ -174,9 +178,10 @@ def _labels(y: Tensor, g: Tensor, d: Tensor | None, z: Tensor) -> tuple[Tensor, 
             raise ValueError(f"{_NAME}: d must name the data set of each sample where g has {count} rows, got None")
         else:
             _check_integers("d", d, z, (batch,))
-            _check_range("d", d, count)
+            _check_range("d", d, 0, count, f"in 0..{count - 1}, the rows of g")
             own = d.to(torch.int64)[:, None] == torch.arange(count, device=z.device)
             y = torch.where(own, y[:, None], -1)
+    _check_range("y", y, -1, None, "-1 or a coarse class")
     return y.to(torch.int64).contiguous(), g.to(torch.int32).contiguous()
 
 
@@ -192,27 +197,34 @@ def _check_integers(name: str, value: Tensor, like: Tensor, shape: tuple[int | N
         raise ValueError(f"{_NAME}: {name} must be on {like.device} like z, got {value.device}")
 
 
-def _check_range(name: str, value: Tensor, count: int) -> None:
-    """Values in 0 .. count - 1, where looking costs no wait for a device and breaks no graph."""
-    if value.device.type != "cpu" or torch.compiler.is_compiling() or not len(value):
+def _check_range(name: str, value: Tensor, low: int, stop: int | None, expected: str) -> None:
+    """Values from ``low``, below ``stop``, where looking costs no wait for a device and breaks no graph."""
+    if value.device.type != "cpu" or torch.compiler.is_compiling() or not value.numel():
         return
-    low, high = (int(x) for x in value.aminmax())
-    if low < 0 or high >= count:
-        raise ValueError(f"{_NAME}: {name} must be in 0..{count - 1}, the rows of g, got {low} to {high}")
+    least, most = (int(x) for x in value.aminmax())
+    if least < low or (stop is not None and most >= stop):
+        raise ValueError(f"{_NAME}: {name} must be {expected}, got {least} to {most}")
 
 
 def _weights(lambdas: Sequence[float]) -> tuple[float, float, float, float]:
     """Weights of L_coarse, L_nn, L_conf and L_reg."""
+    if not isinstance(lambdas, Sequence) or not all(isinstance(x, Real) for x in lambdas):
+        raise TypeError(f"{_NAME}: lambdas must be a sequence of numbers, got {lambdas!r}")
     if len(lambdas) not in (3, 4) or not all(0 <= x < math.inf for x in lambdas):
         raise ValueError(f"{_NAME}: lambdas must be three or four finite numbers, none negative, got {lambdas!r}")
     coarse, nn, *rest = map(float, lambdas)
     return coarse, nn, rest[-2] if len(rest) == 2 else nn, rest[-1]
 
 
-def _check_options(temperature: float, tau: float, reduction: str, backend: str) -> None:
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"{_NAME}: T must be greater than 0 and finite, got {temperature!r}")
+def _check_options(temperature: float, tau: float, reduction: str, backend: str, group: Any) -> None:
+    for name, value in (("T", temperature), ("tau", tau)):
+        if not isinstance(value, Real):
+            raise TypeError(f"{_NAME}: {name} must be a number, got {type(value).__name__}")
+    if not 1e-30 <= temperature <= 1e30:  # beyond, a float32 has no reciprocal of it
+        raise ValueError(f"{_NAME}: T must be in [1e-30, 1e30], got {temperature!r}")
     if not 0 <= tau <= 1:
         raise ValueError(f"{_NAME}: tau must be in [0, 1], got {tau!r}")
     check_choice(_NAME, "reduction", reduction, ("mean", "none"))
     check_choice(_NAME, "backend", backend, ("auto", *BACKENDS))
+    if not (group is None or group == "auto" or (dist.is_available() and isinstance(group, dist.ProcessGroup))):
+        raise TypeError(f"{_NAME}: group must be 'auto', None or a process group, got {group!r}")

@@ -54,9 +54,16 @@ class FalconLoss(nn.Module):
         """Take new relations, int ``[K_F]`` or ``[D, K_F]``; every coarse class must have a fine class.
 
         Raises:
+            TypeError: g holds something else than integers.
             ValueError: the shape is another, a class is out of range, or a coarse class is left without fine class.
         """
-        new = torch.as_tensor(g).to(torch.int64).cpu()
+        try:
+            new = torch.as_tensor(g)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"FalconLoss: g must hold integers, got {g!r}") from None
+        if new.is_floating_point() or new.is_complex() or new.dtype == torch.bool:
+            raise TypeError(f"FalconLoss: g must hold integers, got {new.dtype}")
+        new = new.to(torch.int64).cpu()
         new = new[None] if new.ndim == 1 else new
         if new.shape != self.relations.shape:
             raise ValueError(

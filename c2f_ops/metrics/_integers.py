@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Ints = NDArray[np.int64]
+MOST_CELLS = 2**30  # of a table that ids index
 
 
 def labels(name: str, argument: str, values: Any, **like: Any) -> Ints:
@@ -29,6 +30,8 @@ def relation(name: str, argument: str, values: Any) -> Ints | None:
     array = np.atleast_2d(_integers(name, argument, values))
     if array.ndim != 2 or not array.size:
         raise ValueError(f"{name}: {argument} must have shape [K] or [D, K] with K > 0, got {list(array.shape)}")
+    if array.max() >= MOST_CELLS:
+        raise ValueError(f"{name}: {argument} must number coarse classes from 0, got {array.max()}")
     return array
 
 
@@ -38,4 +41,6 @@ def _integers(name: str, argument: str, values: Any) -> Ints:
         raise TypeError(f"{name}: {argument} must be integers, got {array.dtype}")
     if array.size and array.min() < -1:
         raise ValueError(f"{name}: {argument} must be at least -1, got {array.min()}")
+    if array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: {argument} must be below 2^63, got {array.max()}")
     return array.astype(np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ._integers import Ints, labels, relation
+from ._integers import MOST_CELLS, Ints, labels, relation
 from .relations import compare_relations
 
 PROTOCOLS = ("heldout", "transductive")
@@ -192,6 +192,11 @@ def _within(truth: Ints, pred: Ints, coarse: Ints) -> float:
 def _contingency(truth: Ints, pred: Ints, num_true: int = 0, num_pred: int = 0) -> Ints:
     """Counts ``[clusters, classes]``; samples without an answer are in none."""
     rows, columns = (max(n, int(ids.max(initial=-1)) + 1) for n, ids in ((num_pred, pred), (num_true, truth)))
+    if rows * columns > MOST_CELLS:
+        raise ValueError(
+            f"discovery metrics: y_true and y_pred must number classes from 0 (np.unique does), got ids up to "
+            f"{columns - 1} and {rows - 1}"
+        )
     answered = pred >= 0
     return np.bincount(pred[answered] * columns + truth[answered], minlength=rows * columns).reshape(rows, columns)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ._integers import Ints, labels, relation
+from ._integers import MOST_CELLS, Ints, labels, relation
 
 
 def relation_accuracy(g_true: ArrayLike | Tensor, g_pred: ArrayLike | Tensor, matching: ArrayLike | Tensor) -> float:
@@ -19,6 +21,9 @@ def relation_accuracy(g_true: ArrayLike | Tensor, g_pred: ArrayLike | Tensor, ma
     """
     name = "relation_accuracy"
     parents, parents_pred = relation(name, "g_true", g_true), relation(name, "g_pred", g_pred)
+    for argument, value in (("g_true", parents), ("g_pred", parents_pred)):
+        if value is None:
+            raise TypeError(f"{name}: {argument} must be integers, got None")
     assert parents is not None and parents_pred is not None
     match = labels(name, "matching", matching)
     if parents_pred.shape != (len(parents), len(match)):
@@ -62,6 +67,8 @@ def graph_edit_distance(
         if parents.min(initial=0) < 0:
             raise ValueError(f"{name}: {argument} must be at least 0, got {parents.min()}")
         count = int(parents.max(initial=-1)) + 1 if count is None else count
+        if not isinstance(count, Integral) or count > MOST_CELLS:
+            raise ValueError(f"{name}: num_coarse_{argument[2:]} must be an integer up to 2^30, got {count!r}")
         if parents.max(initial=-1) >= count:
             raise ValueError(f"{name}: num_coarse_{argument[2:]} must exceed every parent, got {count}")
         sizes.append(np.bincount(parents, minlength=count))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .ema import BUFFER_POLICIES
 
@@ -80,6 +83,10 @@ class FalconConfig:
     predict_with: str = "student"
 
     def __post_init__(self) -> None:
+        for name, wanted in get_type_hints(type(self)).items():
+            if not _fits(getattr(self, name), wanted):
+                words = str(wanted) if get_args(wanted) else wanted.__name__
+                raise TypeError(f"FalconConfig: {name} must be {words}, got {getattr(self, name)!r}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"FalconConfig: {name} must be one of {allowed}, got {getattr(self, name)!r}")
@@ -128,6 +135,8 @@ class FalconConfig:
         presets = {"recommended": cls.recommended, "paper": cls.paper, "reference": cls.reference}
         if name not in presets:
             raise ValueError(f"FalconConfig: preset must be one of {tuple(presets)}, got {name!r}")
+        if unknown := sorted(set(changes) - {field.name for field in fields(cls)}):
+            raise ValueError(f"FalconConfig: there is no switch {', '.join(unknown)}")
         return replace(presets[name](), **changes)  # type: ignore[arg-type]
 
     def soft_length(self, epochs: float) -> float:
@@ -152,3 +161,14 @@ class FalconConfig:
     def decay(self, step: int) -> float:
         """Decay of the teacher after optimiser step ``step``, counted from 0."""
         return min(self.ema_decay, (1 + step) / (10 + step)) if self.ema_warmup else self.ema_decay
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value has the type of a field; whole numbers serve as float, lists as tuples."""
+    if isinstance(wanted, UnionType):
+        return any(_fits(value, option) for option in get_args(wanted))
+    if get_origin(wanted) is tuple:
+        return isinstance(value, tuple | list) and all(_fits(item, get_args(wanted)[0]) for item in value)
+    if wanted in (int, float):
+        return isinstance(value, Integral if wanted is int else Real) and not isinstance(value, bool)
+    return isinstance(value, wanted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -31,10 +33,17 @@ def group_cost(
         TypeError: ``p`` is not floating point or ``y`` not integer.
         ValueError: shapes disagree, a label is out of range, or ``out`` is not float64 ``[K_F, K_C]``.
     """
+    for name, value in (("p", p), ("y", y)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"group_cost: {name} must be a tensor, got {type(value).__name__}")
     if not p.is_floating_point():
         raise TypeError(f"group_cost: p must be a floating-point tensor, got {p.dtype}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(f"group_cost: y must be an integer tensor, got {y.dtype}")
+    if y.device != p.device:
+        raise ValueError(f"group_cost: y must be on {p.device} like p, got {y.device}")
+    if not isinstance(num_coarse, Integral):
+        raise TypeError(f"group_cost: num_coarse must be an integer, got {type(num_coarse).__name__}")
     if p.ndim != 2:
         raise ValueError(f"group_cost: p must have shape [N, K_F], got {list(p.shape)}")
     if y.shape != p.shape[:1]:
@@ -47,6 +56,8 @@ def group_cost(
         )
     if out is None:
         out = torch.zeros(num_coarse, p.shape[1], dtype=torch.float64, device=p.device).T
+    elif not isinstance(out, Tensor):
+        raise TypeError(f"group_cost: out must be a tensor, got {type(out).__name__}")
     elif out.shape != (p.shape[1], num_coarse) or out.dtype != torch.float64:
         expected = [p.shape[1], num_coarse]
         raise ValueError(f"group_cost: out must be float64 {expected}, got {out.dtype} {list(out.shape)}")

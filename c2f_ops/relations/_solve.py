@@ -166,7 +166,12 @@ def _one_per_matrix(name: str, value: Any, count: int) -> list[Any]:
 
 
 def _array(value: Any, what: str) -> np.ndarray:
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.is_meta:
+            raise TypeError(f"{what} must be an array or a dense tensor, got {value.layout} on {value.device}")
+        value = value.detach().cpu()
+        value = value.float() if value.dtype == torch.bfloat16 else value  # numpy has no such type
+    array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{what} must hold real numbers, got {array.dtype}")
     return array
@@ -211,8 +216,8 @@ def _bounds(lower: Any, upper: Any, fine: int, coarse: int, label: str) -> tuple
     low = bound(lower, "lower")
     if low.min() < 0:
         raise ValueError(f"solve_relations: lower{label} must not be negative, got {low.min()}")
-    if low.sum() > fine:
-        raise ValueError(f"solve_relations: lower{label} must sum to at most K_F={fine}, got {low.sum()}")
+    if low.max() > fine or low.sum() > fine:  # the sum of huge bounds wraps around
+        raise ValueError(f"solve_relations: lower{label} must sum to at most K_F={fine}, got {sum(low.tolist())}")
     room = fine - low.sum() + low
     if upper is None:
         return low, room
