@@ -70,8 +70,10 @@ class Falcon(nn.Module):
         if self.config.reg_ddp == "reference":
             weights = (*weights[:-1], weights[-1] / self._world())
         self.criterion = FalconLoss(
-            num_fine, num_coarse, lambdas=weights, temperature=self.config.temperature, group=group, backend=backend
-        )
+            num_fine, num_coarse, lambdas=weights, temperature=self.config.temperature,
+            coarse_smoothing=self.config.label_smoothing_coarse, reg_ema=self.config.reg_ema, group=group,
+            backend=backend,
+        )  # fmt: skip
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         for d, count in enumerate(self.num_coarse):
