@@ -76,5 +76,5 @@ def _repeat_outputs(network: nn.Module, index: Tensor) -> Head:
         assert isinstance(layer, nn.Linear)
         layer.weight, layer.bias = nn.Parameter(layer.weight[index]), nn.Parameter(layer.bias[index])
         layer.out_features = len(index)
-    head.linear.bias -= index.bincount()[index].log()
+    head.linear.bias.sub_(index.bincount()[index].log())
     return head

@@ -89,6 +89,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         >>> model.predict(X_new), model.relations_[0]  # doctest: +SKIP
     """
 
+    _loop: Loop
+
     def __init__(
         self,
         n_fine: int | None = None,

@@ -45,9 +45,9 @@ class FalconConfig:
         neighbours_per_step: How many of them a step draws for each sample.
         neighbour_mode: "forward": neighbours go through the teacher at every step, as published. "bank": the teacher's
             logits of all samples, renewed each epoch; cheaper, and another method.
-        cross_dataset_neighbours: Neighbours with several data sets: "within", samples of equal labels, hence of the same
-            data sets; "meet", after the soft epochs, samples of equal labels where each has labels under all data sets,
-            missing ones predicted by the teacher given those there are, anew each epoch.
+        cross_dataset_neighbours: Neighbours with several data sets: "within", samples of equal labels, hence of the
+            same data sets; "meet", after the soft epochs, samples of equal labels once the missing ones are predicted
+            by the teacher given those there are, anew each epoch.
         ema_decay: Decay of the teacher.
         ema_warmup: ``min(decay, (1 + t) / (10 + t))`` at step t.
         ema_buffers: See `ema_update`. With "own" the teacher runs in train mode, as the reference code has it.

@@ -124,8 +124,8 @@ class FalconRun:
                 raise ValueError(f"falcon: {name} must be in [0, 1], got {getattr(self, name)}")
         if self.falcon.cross_dataset_neighbours != "within":
             raise ValueError(
-                'falcon: cross_dataset_neighbours must be "within", since a run finds its neighbours once, at its start '
-                f"(FalconClusterer has the other), got {self.falcon.cross_dataset_neighbours!r}"
+                "falcon: cross_dataset_neighbours must be 'within' in a run, which finds its neighbours once, "
+                f"at its start; got {self.falcon.cross_dataset_neighbours!r}"
             )
         if self.restart_epochs is not None and not self.restart_epochs > 0:
             raise ValueError(f"falcon: restart_epochs must be None or positive, got {self.restart_epochs}")
