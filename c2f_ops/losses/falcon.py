@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import falcon_loss
-from ..functional.falcon import _Group, _labels, _weights
+from ..functional._world import World
+from ..functional.falcon import _labels, _weights
 
 
 class FalconLoss(nn.Module):
@@ -125,7 +126,7 @@ class FalconLoss(nn.Module):
     def _spread(self, z: Tensor, y: Tensor, d: Tensor | None) -> Tensor:
         """Mean over the labelled samples of all processes of ``-mean_j log p_c[j]``."""
         y, g = _labels(y, self.relations, d, z)
-        z, world = _widen(z), _Group(self.group)
+        z, world = _widen(z), World(self.group)
         known = y >= 0
         share = known / known.sum(1, keepdim=True).clamp(min=1)
         lower = torch.stack(
@@ -136,15 +137,15 @@ class FalconLoss(nn.Module):
 
     def _running_reg(self, z: Tensor) -> Tensor:
         """L_reg at the running mean of p, of all processes."""
-        world, p = _Group(self.group), _widen(z).softmax(1)
-        sums = world.sum(torch.cat([p.sum(0), p.new_tensor([len(p)])]))
-        mean = sums[:-1] / sums[-1].clamp(min=1)
-        running = torch.lerp(mean.detach().to(self.running_p), self.running_p, self.reg_ema)
+        p = _widen(z).softmax(1)
+        # In float64 sums of float32 numbers do not round, so that all processes hold the same bits.
+        sums = World(self.group).sum(torch.cat([p.sum(0), p.new_tensor([len(p)])]).double())
+        mean, tiny = sums[:-1] / sums[-1].clamp(min=1), torch.finfo(torch.float64).tiny
+        running = torch.lerp(mean.detach(), self.running_p, self.reg_ema)
         if self.training:
             self.running_p.copy_(running)
-        running = (running / running.sum().clamp(min=torch.finfo(running.dtype).tiny)).to(mean)
-        here = mean + (running - mean).detach()
-        return math.log(self.num_fine) + (here * here.clamp(min=torch.finfo(here.dtype).tiny).log()).sum()
+        here = mean + (running / running.sum().clamp(min=tiny) - mean).detach()
+        return (math.log(self.num_fine) + (here * here.clamp(min=tiny).log()).sum()).to(p)
 
     def extra_repr(self) -> str:
         """Show the settings."""

@@ -233,7 +233,7 @@ def _model(dtype):
 
 
 def _step(model, part, dtype, settings):
-    """Loss, terms and gradients of the rows ``part`` of the batch, at the second step."""
+    """Loss, terms, gradients and running mean of the rows ``part`` of the batch, at the second step."""
     data, module = _batch(dtype), FalconLoss(FINE, 4, **SETTINGS[settings])
     rows = slice(*part)
     for factor in (0.5, 1.0):
@@ -241,7 +241,8 @@ def _step(model, part, dtype, settings):
         z = model(factor * data.x[rows])
         loss, terms = module(z, data.s[rows], data.t[rows], data.y[rows], nbr_mask=data.mask[rows])
         loss.backward()
-    return [loss.detach(), terms, *(p.grad for p in model.parameters())]
+    held = [module.running_p] if module.reg_ema else []
+    return [loss.detach(), terms, *(p.grad for p in model.parameters()), *held]
 
 
 def _worker(rank, world, folder):
@@ -251,11 +252,11 @@ def _worker(rank, world, folder):
     part = [0, *CUTS[world], BATCH][rank : rank + 2]
     for dtype, settings in itertools.product((torch.float32, torch.float64), SETTINGS):
         model = nn.parallel.DistributedDataParallel(_model(dtype))
-        loss, terms, *grads = _step(model, part, dtype, settings)
+        loss, terms, *others = _step(model, part, dtype, settings)
         for mean in (loss, terms):  # as DDP does with gradients
             dist.all_reduce(mean)
             mean /= world
-        torch.save([loss, terms, *grads], f"{folder}/{dtype}-{settings}-{rank}.pt")
+        torch.save([loss, terms, *others], f"{folder}/{dtype}-{settings}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -271,6 +272,9 @@ def test_independent_of_the_number_of_processes(world, tmp_path):
         for rank in range(world):
             actual = torch.load(f"{tmp_path}/{dtype}-{settings}-{rank}.pt")
             assert all(relative_error(a, e) <= bound for a, e in zip(actual, expected, strict=True)), (dtype, rank)
+            if settings == "options":
+                first = torch.load(f"{tmp_path}/{dtype}-{settings}-0.pt")
+                assert torch.equal(actual[-1], first[-1]), "processes hold the same running mean"
 
 
 if __name__ == "__main__":
