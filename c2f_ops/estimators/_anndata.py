@@ -52,7 +52,7 @@ def fit_anndata(
             "fine": np.array([fine[k] for k in range(model.n_fine_)], dtype=object),
             "coarse": {str(name): np.array([str(c) for c in own], dtype=object)
                        for name, own in zip(model.datasets_, model._classes, strict=True)},
-            "relations": model.relations_,
+            "relations": model.relations_[:, : model.n_fine_],
         },
         "params": _params(model),
         "version": __version__,

@@ -24,6 +24,7 @@ class Baseline(ClusterMixin, BaseEstimator):
     random_state: Any
     device: str
     relations_: np.ndarray
+    labels_: np.ndarray
 
     def fit(self, X: Any, y_coarse: Any) -> Any:
         """Fit on features ``[N, d]`` and coarse labels ``[N]`` (integers or strings; -1: none)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ def save(model: Any, path: Path) -> Path:
     tensors |= {"mean": torch.from_numpy(model._scaling.mean), "scale": torch.from_numpy(model._scaling.scale)}
     tensors["labels"] = torch.from_numpy(model.labels_)
     params = model.get_params(deep=False)
-    params |= {"config": asdict(model._falcon.config), "random_state": _plain(params["random_state"])}
+    config = model.config or FalconConfig.preset(model.preset)
+    params |= {"config": asdict(config), "random_state": _plain(params["random_state"])}
     params["relations"] = _plain(params["relations"])
     types = [c.dtype.str for c in model._classes]
     meta = {
@@ -37,7 +38,7 @@ def save(model: Any, path: Path) -> Path:
         "epoch": model._loop.epoch, "n_features": model.n_features_in_, "n_fine": model.n_fine_,
         "names": getattr(model, "feature_names_in_", np.zeros(0)).tolist(), "datasets": model.datasets_.tolist(),
         "classes": [c.tolist() for c in model._classes], "history": model.history_, "gap": model.mstep_gap_,
-        "forced": model.balance_forced_, "multi_parent": model.multi_parent_,
+        "forced": model.balance_forced_, "multi_parent": model.multi_parent_, "copies": model.copies_.tolist(),
         "estimate": None if model.n_fine_estimate_ is None else model.n_fine_estimate_.to_dict(),
     }  # fmt: skip
     partial = path.with_name(path.name + ".partial")
@@ -74,9 +75,12 @@ def load(cls: Any, path: Path, device: str) -> Any:
     params |= {"config": config, "hidden": tuple(params["hidden"]), "device": device}
     model = cls(**params)
     place = model._find_device()
-    head = make_head(meta["n_features"], meta["n_fine"], params["hidden"], 0, place)
-    counts = [len(c) for c in meta["classes"]]
-    falcon = Falcon(head, meta["n_fine"], counts, config, relations=tensors["falcon.criterion.relations"], group=None)
+    copies, counts = meta["copies"], [len(c) for c in meta["classes"]]
+    count = meta["n_fine"] + len(copies)
+    head = make_head(meta["n_features"], count, params["hidden"], 0, place)
+    if copies:
+        config = replace(config, learn_relations=False)
+    falcon = Falcon(head, count, counts, config, relations=tensors["falcon.criterion.relations"], group=None)
     falcon.load_state_dict({k.removeprefix("falcon."): v for k, v in tensors.items() if k.startswith("falcon.")})
     model._loop = Loop(falcon.to(place), Plan(**meta["plan"]))
     model._loop.epoch = meta["epoch"]
@@ -92,6 +96,7 @@ def load(cls: Any, path: Path, device: str) -> Any:
     model.n_fine_estimate_ = None if meta["estimate"] is None else FineCountEstimate.from_dict(meta["estimate"])
     model.relations_, model.labels_ = falcon.relations.cpu().numpy(), tensors["labels"].numpy()
     model.mstep_gap_, model.balance_forced_ = meta["gap"], meta["forced"]
+    model.copies_ = np.array(copies, dtype=np.int64)
     model.multi_parent_ = [MultiParent(*row) for row in meta["multi_parent"]]
     return model
 

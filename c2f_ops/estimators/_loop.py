@@ -17,7 +17,7 @@ from ..models import Falcon
 from ..models.falcon_init import kmeans_start, proportional, set_classifier, sharpness_of, spread
 from ..neighbours import group_knn, sample_neighbours
 from ..relations import group_cost, solve_relations
-from ._inputs import Rows
+from ._inputs import Labels, Rows
 
 _BANK = 1 << 26  # teacher logits [N, K_F] kept at most; beyond, a frozen teacher gives the same ones when asked
 _LOGITS = 1 << 22  # logits computed at once in a pass over all rows
@@ -214,6 +214,18 @@ class Loop:
             "epoch": self.epoch, **record, "used_clusters": int((used > 0).sum()), "moved": moved,
             "tau": config.tau(self.epoch, plan.epochs), "lr": self.optimizer.param_groups[0]["lr"],
         }  # fmt: skip
+
+    def groups(self, rows: Rows, labels: Labels) -> np.ndarray:
+        """int64 ``[N]``: the group that a sample's neighbours are in, -1 for any; see ``cross_dataset_neighbours``."""
+        config, several = self.falcon.config, len(labels.classes) > 1
+        meet = several and config.cross_dataset_neighbours == "meet"
+        if not meet or self.epoch < config.soft_length(self.plan.epochs):
+            return labels.groups
+        falcon, codes = self.falcon.eval(), np.empty_like(labels.codes)
+        for where, logits in logits_of(falcon.teacher, rows):
+            y = torch.from_numpy(labels.codes[where]).to(rows.device)
+            codes[where] = falcon.complete(logits, y).cpu().numpy()
+        return Labels(codes, labels.classes, labels.datasets).groups
 
     def finish(self, rows: Rows, codes: Tensor) -> list[np.ndarray]:
         """Solve the relations once more, from predictions for all rows; return their co-occurrence ``[K_F, K_C]``."""

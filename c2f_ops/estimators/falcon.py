@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..metrics import evaluate_discovery
 from ..models import Falcon, FalconConfig
+from ._copies import merge_copies, split_classes
 from ._inputs import Labels, Rows, check_range, dense, find_device, fit_scaling, read_labels, to_array
 from ._loop import Loop, Plan, find_neighbours, logits_of, make_head, start_from_kmeans
 from ._reports import MultiParent, second_parents
@@ -26,6 +27,7 @@ from .n_fine import FineCountEstimate, estimate_n_fine
 
 _WHO = "FalconClusterer"
 _METRICS = ("cosine", "l2", "ip")
+_ACTIONS = ("report", "duplicate")
 
 
 class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -56,13 +58,16 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         drop_uncertain: After the soft epochs this share of coarse labels, those that the teacher finds least likely, is
             dropped. For noisy labels.
         multi_parent: Share of a second coarse class from which a fine class is reported in ``multi_parent_``.
+        multi_parent_action: "report", or "duplicate": after the soft epochs such a class gets a copy below its second
+            coarse class, and the relations stay from there on. For hierarchies that are not strict.
         reservoir: Samples that `partial_fit` keeps of each coarse class, to find neighbours among.
         device: "auto" or a torch device.
         random_state: None, an integer or a `numpy.random.RandomState`.
         verbose: 1 prints a line for each epoch.
 
     Attributes:
-        relations_: int32 ``[D, K_F]``, index of the coarse class of each fine class in each data set.
+        relations_: int32 ``[D, K_F]``, index of the coarse class of each fine class in each data set; columns beyond
+            K_F are those of copies.
         classes_coarse_: The sorted coarse labels; a list of them where there are several data sets.
         datasets_: Names of the data sets (taxonomies).
         n_fine_: K_F.
@@ -72,6 +77,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         mstep_gap_: Largest gap of the latest solve to its proven bound; NaN without a solve.
         balance_forced_: Whether the balance term alone fixed the group sizes in the latest solve.
         multi_parent_: `MultiParent` rows: fine classes with more than one coarse class, by the labels of their samples.
+        copies_: int64, the fine class that each copy is of; empty unless ``multi_parent_action`` is "duplicate".
         dropped_: bool ``[N, D]``, labels dropped as uncertain.
         n_features_in_, feature_names_in_: As in scikit-learn.
 
@@ -82,6 +88,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         >>> model = FalconClusterer(n_fine=10, random_state=0).fit(X, y_coarse)  # doctest: +SKIP
         >>> model.predict(X_new), model.relations_[0]  # doctest: +SKIP
     """
+
+    _loop: Loop
 
     def __init__(
         self,
@@ -102,6 +110,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         metric: str = "cosine",
         drop_uncertain: float = 0.0,
         multi_parent: float = 0.25,
+        multi_parent_action: str = "report",
         reservoir: int = 256,
         device: str = "auto",
         random_state: Any = None,
@@ -123,6 +132,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         self.metric = metric
         self.drop_uncertain = drop_uncertain
         self.multi_parent = multi_parent
+        self.multi_parent_action = multi_parent_action
         self.reservoir = reservoir
         self.device = device
         self.random_state = random_state
@@ -145,21 +155,24 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         X, labels = self._begin(X, y_coarse, dataset)
         rows = Rows(X, self._scaling, self._device)
         codes = torch.from_numpy(labels.codes).to(self._device)
-        near = self._neighbours(X, labels.groups)
-        config = self._falcon.config
+        groups = None
         self.dropped_ = np.zeros_like(labels.codes, dtype=bool)
-        due = math.ceil(config.soft_length(self.epochs))
+        due = math.ceil(self._falcon.config.soft_length(self.epochs))
         for epoch in range(1, self.epochs + 1):
+            known, groups = groups, self._loop.groups(rows, labels)
+            if known is None or not np.array_equal(known, groups):
+                near = self._neighbours(X, groups)
             self._note(self._loop.run_epoch(rows, codes, near))
+            if epoch == due and self.multi_parent_action == "duplicate":
+                self._loop, self.copies_ = split_classes(self._loop, rows, codes, self.multi_parent)
             if epoch == due and self.drop_uncertain:
                 self.dropped_ = self._loop.uncertain(rows, codes, self.drop_uncertain).cpu().numpy()
                 labels = Labels(np.where(self.dropped_, -1, labels.codes), labels.classes, labels.datasets)
                 codes = torch.from_numpy(labels.codes).to(self._device)
-                near = self._neighbours(X, labels.groups)
-        shares = self._loop.finish(rows, codes)
-        self.multi_parent_ = [
-            MultiParent(d, *row) for d, share in enumerate(shares) for row in second_parents(share, self.multi_parent)
-        ]
+        for d, share in enumerate(self._loop.finish(rows, codes)):
+            np.add.at(share, self.copies_, share[self.n_fine_ :])
+            found = second_parents(share[: self.n_fine_], self.multi_parent)
+            self.multi_parent_ += [MultiParent(d, *row) for row in found]
         self._publish(rows)
         return self
 
@@ -195,7 +208,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         X, codes = self._reservoir.join(dense(X), labels.codes)
         labels = Labels(codes, labels.classes, labels.datasets)
         rows = Rows(X, self._scaling, self._device)
-        near = self._neighbours(X, labels.groups)
+        near = self._neighbours(X, self._loop.groups(rows, labels))
         target = torch.from_numpy(codes).to(self._device)
         self._note(self._loop.run_epoch(rows, target, near, skip=held, constant_lr=True))
         self._reservoir.keep(X, labels, seed=self._loop.plan.seed + self._loop.epoch)
@@ -283,9 +296,10 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         return find_device(_WHO, self.device)
 
     def _start_streaming(self) -> None:
-        """Nothing held, nothing dropped."""
+        """Nothing held, copied or dropped."""
         self._reservoir = Reservoir(self.reservoir)
-        self.multi_parent_, self.dropped_ = [], np.zeros((0, len(self._classes)), dtype=bool)
+        self.multi_parent_: list[MultiParent] = []
+        self.copies_, self.dropped_ = np.zeros(0, np.int64), np.zeros((0, len(self._classes)), dtype=bool)
 
     def _batch(self, count: int) -> int:
         if self.batch_size is not None:
@@ -308,7 +322,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the fine classes, float32 ``[N, K_F]``."""
-        return self._collect(X, lambda logits: logits.softmax(1))
+        return self._collect(X, lambda logits: merge_copies(logits, self.copies_).softmax(1))
 
     def predict_coarse(self, X: Any, dataset: Any = 0) -> np.ndarray:
         """Coarse label of each sample in a data set, given by its name or its position."""
@@ -327,7 +341,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
 
     def transform(self, X: Any) -> np.ndarray:
         """Logits, float32 ``[N, K_F]``."""
-        return self._collect(X, lambda logits: logits)
+        return self._collect(X, lambda logits: merge_copies(logits, self.copies_))
 
     def score(self, X: Any, y_fine: Any) -> float:
         """Clustering accuracy: share of samples right under the best one-to-one naming of the fine classes.
@@ -352,21 +366,14 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         out = np.empty(len(rows), np.int64)
         for where, logits in logits_of(self._network, rows):
             if allowed is not None:
-                logits = logits.masked_fill(~allowed(where).to(logits.device), -torch.inf)
-            out[where] = logits.argmax(1).cpu().numpy()
+                logits = logits.masked_fill(~allowed(where), -torch.inf)
+            out[where] = merge_copies(logits, self.copies_).argmax(1).cpu().numpy()
         return out
 
     def _allowed(self, y_coarse: Any, count: int) -> Any:
         """A function from a slice to bool ``[n, K_F]``: fine classes under the labels of these samples."""
         labels = read_labels(_WHO, y_coarse, None, count, classes=self._classes)
-        relations = torch.from_numpy(self.relations_)
-
-        def allowed(where: slice) -> Tensor:
-            y = torch.from_numpy(labels.codes[where])
-            under = ((relations[None] == y[:, :, None]) | (y < 0)[:, :, None]).all(1)
-            return under | ~under.any(1, keepdim=True)
-
-        return allowed
+        return lambda where: self._falcon.fine_under(torch.from_numpy(labels.codes[where]).to(self._device))
 
     @property
     def _falcon(self) -> Falcon:
@@ -458,8 +465,9 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         sizes = self.hidden
         if not np.iterable(sizes) or any(not isinstance(size, Integral) or size < 1 for size in sizes):
             raise ValueError(f"{_WHO}: hidden must be sizes of layers, integers of at least 1, got {sizes!r}")
-        if self.metric not in _METRICS:
-            raise ValueError(f"{_WHO}: metric must be one of {_METRICS}, got {self.metric!r}")
+        for name, allowed in (("metric", _METRICS), ("multi_parent_action", _ACTIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{_WHO}: {name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.config is not None and not isinstance(self.config, FalconConfig):
             raise TypeError(f"{_WHO}: config must be None or a FalconConfig, got {type(self.config).__name__}")
 

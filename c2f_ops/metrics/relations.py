@@ -61,7 +61,8 @@ def graph_edit_distance(
         >>> graph_edit_distance([0, 0, 1, 1], [1, 1, 0, 0]), graph_edit_distance([0, 0, 1, 1], [0, 0, 0, 1])
         (0, 2)
     """
-    name, sizes = "graph_edit_distance", []
+    name = "graph_edit_distance"
+    sizes: list[Ints] = []
     for argument, g, count in (("g_true", g_true, num_coarse_true), ("g_pred", g_pred, num_coarse_pred)):
         parents = labels(name, argument, g)
         if parents.min(initial=0) < 0:

@@ -70,8 +70,10 @@ class Falcon(nn.Module):
         if self.config.reg_ddp == "reference":
             weights = (*weights[:-1], weights[-1] / self._world())
         self.criterion = FalconLoss(
-            num_fine, num_coarse, lambdas=weights, temperature=self.config.temperature, group=group, backend=backend
-        )
+            num_fine, num_coarse, lambdas=weights, temperature=self.config.temperature,
+            coarse_smoothing=self.config.label_smoothing_coarse, reg_ema=self.config.reg_ema, group=group,
+            backend=backend,
+        )  # fmt: skip
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         for d, count in enumerate(self.num_coarse):
@@ -217,6 +219,24 @@ class Falcon(nn.Module):
         self._compare()
         self.last_results = results
         return results
+
+    def fine_under(self, y: Tensor) -> Tensor:
+        """bool ``[B, K_F]``: the fine classes under all of a sample's labels ``[B, D]``; all where these share none."""
+        under = ((self.relations == y[:, :, None]) | (y < 0)[:, :, None]).all(1)
+        return under | ~under.any(1, keepdim=True)
+
+    @torch.no_grad()
+    def complete(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Labels ``[B, D]`` with the missing ones of labelled samples predicted from ``logits`` ``[B, K_F]``.
+
+        The prediction is the coarse class with most mass on the fine classes under the labels there are.
+        """
+        p = logits.masked_fill(~self.fine_under(y), -torch.inf).softmax(1)
+        likely = [
+            p.new_zeros(len(p), count).index_add_(1, g.long(), p).argmax(1)
+            for g, count in zip(self.relations, self.num_coarse, strict=True)
+        ]
+        return torch.where((y < 0) & (y >= 0).any(1, keepdim=True), torch.stack(likely, 1), y)
 
     def _draw_relations(self, seed: int) -> None:
         """First relations from random costs: Gaussian rows after a softmax, for mass 1 / K_F each or as they are."""

@@ -20,6 +20,7 @@ _CHOICES = {
     "reg_ddp": ("global", "reference"),
     "predict_with": ("student", "teacher"),
     "neighbour_mode": ("forward", "bank"),
+    "cross_dataset_neighbours": ("within", "meet"),
 }
 
 
@@ -32,6 +33,10 @@ class FalconConfig:
         temperature: T of the target distribution.
         pseudo_label: Target: "soft", or from soft to its argmax along a cosine over the soft epochs.
         soft_epochs: Length of that cosine in epochs; None: 0.3 of the epochs.
+        label_smoothing_coarse: Share of a coarse label that L_coarse spreads evenly over the coarse classes of its data
+            set; for labels that may be wrong.
+        reg_ema: Decay of the running mean of predictions at which L_reg is taken, see `FalconLoss`; 0: the mean over
+            the batch, as published. For batches of few samples for each fine class.
         lambda_m: Weight of balance in the relation solve. None: half of what would force groups of equal size where all
             fine classes have equal mass, ``K_C / (4 K_F)``; with ``balanced`` twice of it, ``K_C / K_F``.
         balanced: The groups are known to have equal size.
@@ -43,6 +48,9 @@ class FalconConfig:
         neighbours_per_step: How many of them a step draws for each sample.
         neighbour_mode: "forward": neighbours go through the teacher at every step, as published. "bank": the teacher's
             logits of all samples, renewed each epoch; cheaper, and another method.
+        cross_dataset_neighbours: Neighbours with several data sets: "within", samples of equal labels, hence of the
+            same data sets; "meet", after the soft epochs, samples of equal labels once the missing ones are predicted
+            by the teacher given those there are, anew each epoch.
         ema_decay: Decay of the teacher.
         ema_warmup: ``min(decay, (1 + t) / (10 + t))`` at step t.
         ema_buffers: See `ema_update`. With "own" the teacher runs in train mode, as the reference code has it.
@@ -63,6 +71,8 @@ class FalconConfig:
     temperature: float = 0.9
     pseudo_label: str = "cosine_to_hard"
     soft_epochs: int | None = None
+    label_smoothing_coarse: float = 0.0
+    reg_ema: float = 0.0
     lambda_m: float | None = None
     balanced: bool = False
     group_prior: str = "proportional"
@@ -70,6 +80,7 @@ class FalconConfig:
     neighbours_retrieved: int = 20
     neighbours_per_step: int = 5
     neighbour_mode: str = "forward"
+    cross_dataset_neighbours: str = "within"
     ema_decay: float = 0.99
     ema_warmup: bool = True
     ema_buffers: str = "copy"
@@ -101,6 +112,9 @@ class FalconConfig:
         for name in ("ema_decay", "mstep_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"FalconConfig: {name} must be in [0, 1], got {getattr(self, name)!r}")
+        for name in ("label_smoothing_coarse", "reg_ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"FalconConfig: {name} must be in [0, 1), got {getattr(self, name)!r}")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"FalconConfig: temperature must be greater than 0, got {self.temperature!r}")
         if self.lambda_m is not None and not 0 <= self.lambda_m < math.inf:

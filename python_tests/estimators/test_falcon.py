@@ -121,6 +121,64 @@ def test_two_taxonomies_together_beat_each_alone(gaussians):
     assert np.mean(scores["both"]) >= max(np.mean(scores["first"]), np.mean(scores["second"])), scores
 
 
+@pytest.fixture
+def crossed(gaussians):
+    """A function seed -> x, labels of one of two groupings a sample, fine classes."""
+
+    def make(seed, n=600, spread=1.0):
+        data = gaussians(seed, d=12, n=n, spread=spread, noise=1.0)
+        even = np.random.default_rng(seed).random(n) < 0.5
+        y = np.stack([np.where(even, data.fine % 4, -1), np.where(even, -1, data.fine // 3)], 1)
+        return data.x, y, data.fine
+
+    return make
+
+
+def meeting(**options):
+    return FalconConfig(cross_dataset_neighbours="meet", **options)
+
+
+def test_neighbours_meet_across_data_sets(crossed, monkeypatch):
+    """After the soft epochs neighbours are of either data set, and of the same fine class."""
+    from c2f_ops.estimators import falcon as module
+
+    x, y, fine = crossed(0, spread=2.0)
+    found, inner = [], module.find_neighbours
+
+    def spy(*arguments):
+        found.append(inner(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(module, "find_neighbours", spy)
+    quick(epochs=4, config=meeting(soft_epochs=2)).fit(x, y)
+    first, last = (near.numpy() for near in (found[0], found[-1]))
+    across = [((y[near, 0] >= 0) != (y[:, None, 0] >= 0))[near >= 0].mean() for near in (first, last)]
+    assert across[0] == 0 and 0.4 < across[1] < 0.6
+    assert (fine[last] == fine[:, None])[last >= 0].mean() > 0.95
+    for epochs, config in ((4, FalconConfig()), (2, meeting(soft_epochs=2))):
+        found.clear()
+        quick(epochs=epochs, config=config).fit(x, y)
+        assert len(found) == 1, "nothing is sought anew while groups stay"
+
+
+def test_meeting_neighbours_find_the_classes_as_well(crossed):
+    accuracy = {"within": 0.0, "meet": 0.0}
+    for seed in range(3):
+        x, y, fine = crossed(seed)
+        for mode in accuracy:
+            model = quick(random_state=seed, config=FalconConfig(cross_dataset_neighbours=mode)).fit(x, y)
+            accuracy[mode] += evaluate_discovery(fine, model.labels_).accuracy / 3
+    assert accuracy["meet"] >= accuracy["within"] - 0.005, accuracy
+
+
+def test_meeting_neighbours_in_a_stream(crossed):
+    x, y, fine = crossed(1, n=1200, spread=2.0)
+    model = quick(epochs=8, config=meeting())
+    for chunk in np.array_split(np.random.default_rng(0).permutation(1200), 4) * 2:
+        model.partial_fit(x[chunk], y[chunk], classes=[range(4)] * 2, datasets=[0, 1])
+    assert evaluate_discovery(fine, model.predict(x)).accuracy >= 0.9
+
+
 def test_dataset_names_are_columns(gaussians):
     data = gaussians(0)
     which = np.random.default_rng(0).choice(["a", "b"], len(data.x))
@@ -209,6 +267,77 @@ def test_a_class_with_two_parents_is_reported(gaussians):
     assert [(row.parent, row.second) for row in found] == [(1, 3)]
     assert np.bincount(model.predict(data.x[data.fine == 5])).argmax() == found[0].fine
     assert quick().fit(data.x, data.y).multi_parent_ == []
+
+
+@pytest.fixture
+def two_parents(gaussians):
+    """A function (seed, n) -> Gaussians of which two in five samples of class 5 have the label 3 instead of 1."""
+
+    def make(seed=0, n=1200, **options):
+        data = gaussians(seed, n=n, **options)
+        split = np.flatnonzero(data.fine == 5)
+        data.y[split[: len(split) * 2 // 5]] = 3
+        return data
+
+    return make
+
+
+@pytest.mark.parametrize("hidden", [(), (8,)])
+def test_a_class_with_two_parents_gets_a_copy(two_parents, hidden):
+    data = two_parents()
+    options = {"hidden": hidden, "multi_parent": 0.3}
+    model = quick(**options, multi_parent_action="duplicate").fit(data.x, data.y)
+    fine = np.bincount(model.predict(data.x[data.fine == 5])).argmax()
+    assert model.copies_.tolist() == [fine] and model.n_fine_ == 12
+    assert {int(model.relations_[0, fine]), int(model.relations_[0, 12])} == {1, 3}
+    assert model.predict_proba(data.x).shape == model.transform(data.x).shape == (len(data.x), 12)
+    assert np.allclose(model.predict_proba(data.x).sum(1), 1, atol=1e-5)
+    assert np.array_equal(model.transform(data.x).argmax(1), model.predict(data.x))
+    assert judge(model, data).accuracy >= 0.95
+    for parent in (1, 3):  # a label of either parent allows the class
+        inside = model.predict(data.x[data.fine == 5], y_coarse=np.full((data.fine == 5).sum(), parent))
+        assert (inside == fine).mean() > 0.95
+    found = [row for row in model.multi_parent_ if row.share > 0.3]
+    assert [(row.fine, row.parent, row.second) for row in found] == [(fine, 1, 3)]
+    assert np.isfinite(model.mstep_gap_)
+
+
+def test_a_copy_changes_no_prediction_when_it_is_made(two_parents):
+    from c2f_ops.estimators._copies import merge_copies, split_classes
+    from c2f_ops.estimators._inputs import Rows
+
+    data = two_parents()
+    model = quick(epochs=3, hidden=(8,), config=FalconConfig(reg_ema=0.9)).fit(data.x, data.y)
+    rows, codes = Rows(data.x, model._scaling, model._device), torch.from_numpy(data.y)[:, None]
+    loop, originals = split_classes(model._loop, rows, codes, 0.3)
+    assert len(originals) == 1 and loop.falcon.num_fine == 13 and not loop.falcon.config.learn_relations
+    for network, before in ((loop.falcon.student, model._falcon.student), (loop.falcon.teacher, model._falcon.teacher)):
+        x = rows.take(torch.arange(50))
+        torch.testing.assert_close(merge_copies(network(x), originals), before(x), rtol=1e-5, atol=1e-5)
+    assert float(loop.falcon.criterion.running_p.sum()) == pytest.approx(float(model._falcon.criterion.running_p.sum()))
+    assert split_classes(model._loop, rows, codes, 0.6)[0] is model._loop, "no class has that share"
+
+
+def test_without_a_second_parent_duplicate_is_report(gaussians):
+    data = gaussians(0, n=300)
+    models = [quick(epochs=4, multi_parent_action=action).fit(data.x, data.y) for action in ("report", "duplicate")]
+    assert np.array_equal(*(model.transform(data.x) for model in models)) and not len(models[1].copies_)
+
+
+def test_copies_live_in_files_and_streams(two_parents, tmp_path):
+    pytest.importorskip("safetensors")
+    data = two_parents()
+    y = np.stack([data.y, data.fine // 3], 1)  # under the second taxonomy the class has one parent
+    model = quick(epochs=6, multi_parent=0.3, multi_parent_action="duplicate").fit(data.x, y)
+    assert len(model.copies_) == 1 and model.relations_.shape == (2, 13)
+    assert model.relations_[1, 12] == model.relations_[1, model.copies_[0]]
+    copy = FalconClusterer.load(model.save(tmp_path / "model.safetensors"))
+    assert np.array_equal(copy.transform(data.x), model.transform(data.x))
+    assert np.array_equal(copy.predict_coarse(data.x), model.predict_coarse(data.x))
+    assert copy.config.learn_relations and copy.multi_parent_action == "duplicate"
+    relations = copy.relations_.copy()
+    copy.partial_fit(data.x, y)
+    assert np.array_equal(copy.relations_, relations) and copy.copies_.tolist() == model.copies_.tolist()
 
 
 # ---- degenerate data -------------------------------------------------------------------------------------------------
@@ -418,6 +547,11 @@ WRONG = [
     (dict(n_fine=2.5), {}, "n_fine must be None or an integer"),
     (dict(epochs=-1), {}, "epochs must be an integer of at least 0, got -1"),
     (dict(metric="hamming"), {}, "metric must be one of"),
+    (
+        dict(multi_parent_action="split"),
+        {},
+        r"multi_parent_action must be one of \('report', 'duplicate'\), got 'split'",
+    ),
     (dict(lr=float("nan")), {}, "lr must be a number in"),
     (dict(preset="fast"), {}, "preset must be one of"),
     (dict(relations=np.zeros(12, int)), {}, "must give each coarse class a fine class, got none for"),

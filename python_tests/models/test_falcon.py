@@ -138,6 +138,35 @@ def test_reg_ddp_divides_the_weight_by_the_processes(monkeypatch) -> None:
         assert falcon.criterion.lambdas[-1] == weight
 
 
+def test_smoothing_and_running_mean_reach_the_loss() -> None:
+    falcon = make(FalconConfig(label_smoothing_coarse=0.25, reg_ema=0.5, mstep_init="random"))
+    assert (falcon.criterion.coarse_smoothing, falcon.criterion.reg_ema) == (0.25, 0.5)
+    step(falcon, seed=0)
+    other = make(FalconConfig(label_smoothing_coarse=0.25, reg_ema=0.5, mstep_init="random"))
+    other.load_state_dict(falcon.state_dict())
+    step(falcon, seed=1)
+    step(other, seed=1)
+    assert torch.equal(falcon.criterion.running_p, other.criterion.running_p)
+    assert torch.equal(falcon.student.weight, other.student.weight)
+    assert "criterion.running_p" not in make().state_dict()
+
+
+@pytest.mark.parametrize(
+    ("switch", "message"),
+    [
+        ({"label_smoothing_coarse": 1.0}, r"label_smoothing_coarse must be in \[0, 1\), got 1.0"),
+        ({"reg_ema": -0.1}, r"reg_ema must be in \[0, 1\), got -0.1"),
+        (
+            {"cross_dataset_neighbours": "all"},
+            r"cross_dataset_neighbours must be one of \('within', 'meet'\), got 'all'",
+        ),
+    ],
+)
+def test_switches_out_of_range_are_named(switch, message) -> None:
+    with pytest.raises(ValueError, match="^FalconConfig: " + message):
+        FalconConfig(**switch)
+
+
 def test_rows_without_a_label_and_a_class_missing_from_the_batch() -> None:
     falcon = make(FalconConfig(mstep_every=1, mstep_init="random"))
     y = torch.zeros(BATCH, dtype=torch.int64)
@@ -146,6 +175,23 @@ def test_rows_without_a_label_and_a_class_missing_from_the_batch() -> None:
     assert result.n.min() >= 1, "every coarse class keeps a fine class"
     (result,) = step(falcon, y=torch.full((BATCH,), -1))
     assert all(p.isfinite().all() for p in falcon.student.parameters()) and result.n.sum() == FINE
+
+
+def test_missing_labels_are_completed_from_the_classes_under_those_there_are() -> None:
+    falcon = make(num_coarse=(2, 3))
+    falcon.set_relations([[0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]])
+    logits = torch.tensor([[0.0, 1, 2, 9, 1, 1]]).expand(4, -1)
+    y = torch.tensor([[0, -1], [-1, 1], [-1, -1], [1, 2]])
+    assert falcon.complete(logits, y).tolist() == [[0, 2], [0, 1], [-1, -1], [1, 2]]
+    even = torch.zeros(1, FINE)
+    assert falcon.complete(even, torch.tensor([[-1, 2]])).tolist() == [[0, 2]], "ties go to the lowest class"
+
+
+def test_fine_classes_under_labels_that_share_none_are_all() -> None:
+    falcon = make(num_coarse=(2, 3))
+    falcon.set_relations([[0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 2, 2]])
+    under = falcon.fine_under(torch.tensor([[0, 1], [0, 2], [-1, 1], [-1, -1]]))
+    assert [row.nonzero().flatten().tolist() for row in under] == [[2], list(range(6)), [2, 3], list(range(6))]
 
 
 def gaussians(relations: torch.Tensor, spread: float = 0.7, count: int = 900):

@@ -111,6 +111,11 @@ class FalconRun(TypedConfig):
         )
         self.check_shares("(0, 1]", "min_area", "confidence")
         self.check_shares("[0, 1]", "jitter", "jitter_share", "grey_share", "blur_share", "momentum")
+        if self.falcon.cross_dataset_neighbours != "within":
+            raise ValueError(
+                "falcon: cross_dataset_neighbours must be 'within' in a run, which finds its neighbours once, "
+                f"at its start; got {self.falcon.cross_dataset_neighbours!r}"
+            )
         if self.restart_epochs is not None and not self.restart_epochs > 0:
             raise ValueError(f"falcon: restart_epochs must be None or positive, got {self.restart_epochs}")
 
