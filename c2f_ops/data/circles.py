@@ -63,7 +63,7 @@ def circles_toy(
         turn = rng.uniform(0, 2 * np.pi, (len(y), 1))
     elif angles == "iid":
         turn = rng.uniform(0, 2 * np.pi, (len(y), points))
-    t = turn + (0.0 if angles == "iid" else 2 * np.pi * np.arange(points) / points)
+    t = turn + 2 * np.pi * np.arange(points) / points  # a uniform angle stays uniform
     circles = np.asarray(radii)[y][:, None, None] * np.stack([np.cos(t), np.sin(t)], axis=-1)  # [N, points, 2]
     x = circles.reshape(len(y), 2 * points) + sigma * rng.standard_normal((len(y), 2 * points))
     return x.astype(np.float32), y.astype(np.int64)
