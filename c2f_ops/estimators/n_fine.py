@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -109,7 +108,7 @@ def estimate_n_fine(
     Returns:
         The estimate; print it for a report.
     """
-    if not isinstance(k_max, Integral) or isinstance(k_max, bool) or k_max < 1:
+    if not isinstance(k_max, (int, np.integer)) or isinstance(k_max, bool) or k_max < 1:
         raise ValueError(f"estimate_n_fine: k_max must be an integer of at least 1, got {k_max!r}")
     X = check_array(to_array(X), accept_sparse="csr", dtype="numeric", input_name="X", estimator="estimate_n_fine")
     check_range("estimate_n_fine", X)
