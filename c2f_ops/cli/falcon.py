@@ -15,7 +15,7 @@ def _option(panel: str, text: str, *names: str) -> Any:
 
 
 def train_falcon(
-    data: Annotated[str | None, _option(_DATA, "birds (generated), cifar100, cifar68, csv, folder, ...")] = None,
+    data: Annotated[str | None, _option(_DATA, "birds-two-keys, birds (generated), cifar100, csv, folder, ...")] = None,
     root: Annotated[Path | None, _option(_DATA, "Folder of the data.")] = None,
     train_images: Annotated[int | None, _option(_DATA, "Number of training images.")] = None,
     test_images: Annotated[int | None, _option(_DATA, "Number of test images.")] = None,
@@ -47,8 +47,8 @@ def train_falcon(
 ) -> None:  # fmt: skip
     """Find classes finer than the labels (FALCON): a classifier over fine classes, and the coarse class of each.
 
-    Without options: generated birds labelled with 6 families, of which the 15 genera are found; a small network, a few
-    minutes on two CPU cores.
+    Without options: generated birds, half of them labelled with one of 6 families, the others with one of 5 plumages;
+    their 15 genera are found. A small network, a few minutes on two CPU cores.
     """
     from ..training import Interrupted
     from ..training.falcon import FalconRun, make_run
@@ -63,7 +63,7 @@ def train_falcon(
     else:
         given = {} if config is None else read_settings(config)
         given |= dict(parse_setting(text) for text in settings or ())
-        data = data or given.pop("data", "birds")
+        data = data or given.pop("data", "birds-two-keys")
         preset = preset or given.pop("preset", "recommended")
         options = {
             "root": root, "train_images": train_images, "test_images": test_images, "fine_level": fine_level,
