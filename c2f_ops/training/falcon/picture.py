@@ -63,6 +63,14 @@ class _Classes:
             for spine in axes.spines.values():
                 spine.set(color=colour, linewidth=1.6)
 
+    def blank(self, x: float, y: float, width: float, height: float) -> None:
+        """Draw an empty place."""
+        from matplotlib.patches import Rectangle
+
+        place = (x / self.width, 1 - (y + height) / self.height)
+        size = width / self.width, height / self.height
+        self.figure.add_artist(Rectangle(place, *size, color="#f4f4f2", transform=self.figure.transFigure))
+
     def legend(self) -> list[str]:
         """What the frames mean, and what is not shown."""
         notes = ["green: of the true class that the class is matched with, red: of another"] if self.matching else []
@@ -100,9 +108,9 @@ def plot_classes(
     classes.figure.savefig(path, dpi=150)
 
 
-def _draw_grid(c: _Classes, cell: float = 0.74) -> None:
+def _draw_grid(c: _Classes) -> None:
     """Draw a row for each class of the first taxonomy, a column for each of the second, images where a class is."""
-    columns, rows, gap, left, top, between = 3, 2, 0.045, 1.35, 1.08, 0.24
+    columns, rows, cell, gap, left, top, between = 3, 2, 0.68, 0.045, 1.45, 1.08, 0.18
     wide, high = columns * (cell + gap), rows * (cell + gap) + 0.24
     across, down = c.names[1], c.names[0]
     c.open(left + len(across) * (wide + between), top + len(down) * (high + between))
@@ -110,8 +118,8 @@ def _draw_grid(c: _Classes, cell: float = 0.74) -> None:
     c.text(0.15, 0.14, title, size=13, weight="bold")
     notes = ["The surest test images of each", *c.legend()]
     if not c.both:
-        notes.append("an image of training has the name of its row or of its column, never both")
-    c.text(0.15, 0.43, ".  ".join(notes), color=_FAINT, size=9)
+        notes.append("in training an image has the name of its row or of its column, never both")
+    c.text(0.15, 0.43, "; ".join(notes), color=_FAINT, size=9)
     place = {(int(a), int(b)): k for k in c.used for a, b in [c.relations[:, k]]}
     for j, name in enumerate(across):
         c.text(left + j * (wide + between), top - 0.34, _short(name), weight="bold", size=11)
@@ -121,8 +129,7 @@ def _draw_grid(c: _Classes, cell: float = 0.74) -> None:
         for j in range(len(across)):
             x, k = left + j * (wide + between), place.get((i, j))
             if k is None:
-                middle = {"ha": "center", "va": "center", "color": _FAINT, "size": 14}
-                c.text(x + wide / 2, y + high / 2 + 0.1, "\N{MIDDLE DOT}", **middle)
+                c.blank(x, y + 0.2, columns * (cell + gap) - gap, rows * (cell + gap) - gap)
                 continue
             words = f"class {k}, {int(c.sizes[k])} images"
             if c.truth is not None and c.match(k) >= 0:
@@ -140,7 +147,7 @@ def _draw_rows(c: _Classes, most: int = 20, count: int = 10) -> None:
     c.open(left + count * (cell + gap) + 0.15, top + len(shown) * (cell + gap) + 0.16 * len(breaks) + 0.1)
     c.text(0.15, 0.12, "FALCON: the surest test images of each discovered class", size=11, weight="bold")
     notes = c.legend() + ([f"{len(shown)} of {len(c.used)} classes shown"] if len(shown) < len(c.used) else [])
-    c.text(0.15, 0.4, ".  ".join(notes), color=_FAINT)
+    c.text(0.15, 0.4, "; ".join(notes), color=_FAINT)
     y = top
     for i, k in enumerate(shown):
         y += 0.16 if i in breaks else 0.0

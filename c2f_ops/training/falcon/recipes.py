@@ -32,8 +32,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "start_lr": 0.3, "epochs": 12, "falcon": {"neighbours_per_step": 3, "mstep_init": "random"},
     },
     "birds-two-keys": {
-        **_BIRDS, "train_images": 4800, "start": "coarse", "start_epochs": 6.0, "start_batch_size": 128, "epochs": 12,
-        "falcon": {"neighbours_per_step": 3},
+        **_BIRDS, "train_images": 4800, "start": "coarse", "start_epochs": 6.0, "start_batch_size": 128, "epochs": 8,
+        "falcon": {"neighbours_per_step": 2},
     },
     **dict.fromkeys(("cifar100", "cifar100-t2", "cifar100-t1t2", "cifar100-si", "cifar-si", "cifar68"), _CIFAR),
     **dict.fromkeys(("living17", "nonliving26"), _IMAGENET),
