@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "birds-two-keys": {
         **_BIRDS, "train_images": 4800, "start": "coarse", "start_epochs": 6.0, "start_batch_size": 128, "epochs": 8,
-        "falcon": {"neighbours_per_step": 2},
+        "falcon": {"neighbours_per_step": 2, "lambda_m": 0.02},
     },
     **dict.fromkeys(("cifar100", "cifar100-t2", "cifar100-t1t2", "cifar100-si", "cifar-si", "cifar68"), _CIFAR),
     **dict.fromkeys(("living17", "nonliving26"), _IMAGENET),
