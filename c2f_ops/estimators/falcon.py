@@ -161,8 +161,9 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         rows = Rows(X, self._scaling, self._device)
         codes = torch.from_numpy(labels.codes).to(self._device)
         groups = None
-        guarded = self.may_keep_start and self.epochs and self._sharper is not None
-        retreat = Retreat(self._loop, rows, self._sharper) if guarded else None
+        retreat = None
+        if self.may_keep_start and self.epochs and self._sharper is not None:
+            retreat = Retreat(self._loop, rows, self._sharper)
         self.dropped_ = np.zeros_like(labels.codes, dtype=bool)
         due = math.ceil(self._falcon.config.soft_length(self.epochs))
         for epoch in range(1, self.epochs + 1):
