@@ -140,7 +140,7 @@ def report(records: list[dict[str, Any]]) -> str:
     lines = [f"| setting | {' | '.join(METHODS.values())} |", "|---|" + "---:|" * len(METHODS)]
     for name, row in table.items():
         best = max(round(float(np.mean(a)), 1) for a in row.values())
-        shown = (f"{np.mean(a):.1f} ({min(a):.1f})" for a in row.values())
+        shown = (f"{np.mean(row[m]):.1f} ({min(row[m]):.1f})" for m in METHODS.values())
         lines.append(
             f"| {name} | " + " | ".join(f"**{s}**" if float(s.split()[0]) == best else s for s in shown) + " |"
         )
