@@ -57,8 +57,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         metric: "cosine", "l2" or "ip", distance of the nearest neighbours in X as it is given.
         drop_uncertain: After the soft epochs this share of coarse labels, those that the teacher finds least likely, is
             dropped. For noisy labels.
-        may_keep_start: `fit` returns the k-means start where neighbours share their fine class less often after
-            training than before.
+        may_keep_start: `fit` on one data set returns the k-means start where neighbours share their fine class less
+            often after training than before.
         multi_parent: Share of a second coarse class from which a fine class is reported in ``multi_parent_``.
         multi_parent_action: "report", or "duplicate": after the soft epochs such a class gets a copy below its second
             coarse class, and the relations stay from there on. For hierarchies that are not strict.
@@ -162,7 +162,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         codes = torch.from_numpy(labels.codes).to(self._device)
         groups = None
         retreat = None
-        if self.may_keep_start and self.epochs and self._sharper is not None:
+        one = len(labels.classes) == 1  # a start does not know the other data sets' labels
+        if self.may_keep_start and one and self.epochs and self._sharper is not None:
             retreat = Retreat(self._loop, rows, self._sharper)
         self.dropped_ = np.zeros_like(labels.codes, dtype=bool)
         due = math.ceil(self._falcon.config.soft_length(self.epochs))
