@@ -12,114 +12,19 @@ the training samples only; fine labels of the test samples judge, and choose not
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from c2f_ops.data.embeddings import load_embeddings
-from c2f_ops.metrics import evaluate_discovery
 from c2f_ops.models import FalconConfig
 
-Fit = tuple[np.ndarray, np.ndarray | None]  # fine classes of the test samples, relations [D, K_F]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Features ``[N, d]``, coarse labels ``[N]`` or ``[N, D]``, fine labels ``[N]``."""
-
-    x: np.ndarray
-    coarse: np.ndarray
-    fine: np.ndarray
-
-    def first(self, n: int | None) -> Samples:
-        """The first n of a fixed shuffle."""
-        if n is None or n >= len(self.x):
-            return self
-        rows = np.random.default_rng(0).permutation(len(self.x))[:n]
-        return Samples(self.x[rows], self.coarse[rows], self.fine[rows])
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One result to compute."""
-
-    experiment: str
-    setting: str
-    method: str
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Its name in the file."""
-        return "/".join((self.experiment, self.setting, self.method, str(self.seed)))
-
-
-# ---- methods ---------------------------------------------------------------------------------------------------------
-
-
-def falcon(train: Samples, test: np.ndarray, n_fine: int, seed: int, **options: Any) -> Fit:
-    """FALCON with a linear head."""
-    from c2f_ops.estimators import FalconClusterer
-
-    model = FalconClusterer(n_fine, random_state=seed, **options).fit(train.x, train.coarse)
-    return model.predict(test), model.relations_
-
-
-def baseline(name: str, train: Samples, test: np.ndarray, n_fine: int, seed: int) -> Fit:
-    """A class of `c2f_ops.estimators.baselines` by name; only the upper bound sees fine labels."""
-    from c2f_ops.estimators import baselines
-
-    model = getattr(baselines, name)(n_fine, random_state=seed)
-    fine = (train.fine,) if name == "SupervisedUpperBound" else ()
-    model.fit(train.x, train.coarse, *fine)
-    return model.predict(test), np.atleast_2d(model.relations_)
-
-
-def plain_kmeans(train: Samples, test: np.ndarray, n_fine: int, seed: int) -> Fit:
-    """k-means over everything: no labels at all."""
-    from sklearn.cluster import KMeans
-
-    return KMeans(n_fine, n_init=1, random_state=seed).fit(train.x).predict(test), None
-
-
-BASELINES = ("GroupKMeans", "CoarseTrainingKMeans", "NeighbourClustering", "SupervisedUpperBound")
-
-
-def fit(method: str, train: Samples, test: np.ndarray, n_fine: int, seed: int, **options: Any) -> Fit:
-    """Train ``method`` on coarse labels and name the test samples' classes."""
-    if method == "FALCON":
-        return falcon(train, test, n_fine, seed, **options)
-    if method == "KMeans":
-        return plain_kmeans(train, test, n_fine, seed)
-    return baseline(method, train, test, n_fine, seed)
-
+from .falcon_cells import BASELINES, Cell, Samples, fit, judge, read, run, true_relations
 
 # ---- experiments -----------------------------------------------------------------------------------------------------
-
-
-def true_relations(samples: Samples) -> np.ndarray:
-    """Coarse class of each fine class, by majority."""
-    counts = np.zeros((samples.fine.max() + 1, samples.coarse.max() + 1))
-    np.add.at(counts, (samples.fine, samples.coarse), 1)
-    return counts.argmax(1)
-
-
-def judge(train: Samples, test: Samples, result: Fit) -> dict[str, Any]:
-    """The metrics of a result against the fine classes and the relations of the test samples."""
-    predicted, relations = result
-    metrics = evaluate_discovery(
-        test.fine, predicted, g_true=true_relations(test), g_pred=None if relations is None else relations[0],
-        y_coarse=test.coarse, protocol="heldout",
-    )  # fmt: skip
-    kept = ("accuracy", "macro_accuracy", "ari", "nmi", "within_group_accuracy", "relation_accuracy", "ged")
-    kept += ("group_size_error", "used_clusters")
-    values = metrics.to_dict()
-    return {name: values[name] for name in kept}
 
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -194,7 +99,7 @@ def compute(cell: Cell, train: Samples, test: Samples, **options: Any) -> dict[s
     predicted, relations = fit(cell.method, train, test.x, n_fine, cell.seed, **options)
     if cell.setting == "second taxonomy":
         relations = None  # of another taxonomy than the test samples' labels
-    return judge(train, test, (predicted, relations))
+    return judge(test, (predicted, relations))
 
 
 def with_noise(samples: Samples, rate: float, rng: np.random.Generator) -> Samples:
@@ -261,26 +166,6 @@ def load(path: Path) -> Samples:
     if data.coarse is None or data.fine is None:
         raise ValueError(f"falcon_study: {path} must have coarse and fine labels")
     return Samples(np.asarray(data.X), data.coarse, data.fine)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Results so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def run(todo: Iterator[Cell], path: Path, work: Callable[[Cell], dict[str, Any]]) -> None:
-    """Compute what is not in the file, appending each result as it comes."""
-    done = {record["key"] for record in read(path)}
-    for cell in todo:
-        if cell.key in done:
-            continue
-        start = time.perf_counter()
-        record = {"key": cell.key, **vars(cell), **work(cell), "seconds": round(time.perf_counter() - start, 2)}
-        with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        print(
-            f"{cell.key}: accuracy {record['accuracy']:.3f}, ARI {record['ari']:.3f}, {record['seconds']} s", flush=True
-        )
 
 
 def main() -> None:
