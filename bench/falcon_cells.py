@@ -1,35 +1,25 @@
-"""What the studies of FALCON share: samples, methods, the judge, and a file of results that grows cell by cell."""
+"""What the studies of FALCON share: methods, the judge, a file of results that grows cell by cell, a command line."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from c2f_ops.estimators import FalconClusterer, baselines, estimate_n_fine
 from c2f_ops.metrics import evaluate_discovery
+from c2f_ops.models import FalconConfig
+
+from .falcon_data import Samples, true_relations
+from .falcon_report import write_page
 
 Fit = tuple[np.ndarray, np.ndarray | None]  # fine classes of the test samples, relations [D, K_F]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Features ``[N, d]``, coarse labels ``[N]`` or ``[N, D]``, fine labels ``[N]``."""
-
-    x: np.ndarray
-    coarse: np.ndarray
-    fine: np.ndarray
-
-    def first(self, n: int | None) -> Samples:
-        """The first n of a fixed shuffle."""
-        if n is None or n >= len(self.x):
-            return self
-        rows = np.random.default_rng(0).permutation(len(self.x))[:n]
-        return Samples(self.x[rows], self.coarse[rows], self.fine[rows])
 
 
 @dataclass(frozen=True)
@@ -46,21 +36,39 @@ class Cell:
         """Its name in the file."""
         return "/".join((self.experiment, self.setting, self.method, str(self.seed)))
 
+    @property
+    def rate(self) -> float:
+        """The rate that its setting names in per cent."""
+        return float(self.setting.rstrip("%")) / 100
+
+
+Work = Callable[[Cell], dict[str, Any]]
+
 
 # ---- methods ---------------------------------------------------------------------------------------------------------
 
 
-def falcon(train: Samples, n_fine: int | None, seed: int, **options: Any) -> Any:
-    """A `FalconClusterer` with a linear head, fitted."""
-    from c2f_ops.estimators import FalconClusterer
+# FALCON and what a user may switch on against noisy labels: switches of the configuration, options of the estimator.
+FALCONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "FALCON": ({}, {}),
+    "FALCON drop": ({}, {"drop_uncertain": 0.2}),
+    "FALCON smooth": ({"label_smoothing_coarse": 0.2}, {}),
+}
 
-    return FalconClusterer(n_fine, random_state=seed, **options).fit(train.x, train.coarse)
+
+def falcon(
+    train: Samples, n_fine: int, seed: int, *, method: str = "FALCON", preset: str = "recommended",
+    switches: Mapping[str, Any] | None = None, **options: Any,
+) -> Any:  # fmt: skip
+    """A `FalconClusterer` with a linear head, fitted."""
+    more_switches, more_options = FALCONS[method]
+    config = FalconConfig.preset(preset, **{**(switches or {}), **more_switches})
+    options = {**options, **more_options}
+    return FalconClusterer(n_fine, config=config, random_state=seed, **options).fit(train.x, train.coarse)
 
 
 def baseline(name: str, train: Samples, test: np.ndarray, n_fine: int, seed: int) -> Fit:
     """A class of `c2f_ops.estimators.baselines` by name; only the upper bound sees fine labels."""
-    from c2f_ops.estimators import baselines
-
     model = getattr(baselines, name)(n_fine, random_state=seed)
     fine = (train.fine,) if name == "SupervisedUpperBound" else ()
     model.fit(train.x, train.coarse, *fine)
@@ -78,9 +86,9 @@ BASELINES = ("GroupKMeans", "CoarseTrainingKMeans", "NeighbourClustering", "Supe
 
 
 def fit(method: str, train: Samples, test: np.ndarray, n_fine: int, seed: int, **options: Any) -> Fit:
-    """Train ``method`` on coarse labels and name the test samples' classes."""
-    if method == "FALCON":
-        model = falcon(train, n_fine, seed, **options)
+    """Train ``method`` on coarse labels and name the test samples' classes; ``options`` are those of `falcon`."""
+    if method in FALCONS:
+        model = falcon(train, n_fine, seed, method=method, **options)
         return model.predict(test), model.relations_
     if method == "KMeans":
         return plain_kmeans(train, test, n_fine, seed)
@@ -88,13 +96,6 @@ def fit(method: str, train: Samples, test: np.ndarray, n_fine: int, seed: int, *
 
 
 # ---- judging ---------------------------------------------------------------------------------------------------------
-
-
-def true_relations(samples: Samples) -> np.ndarray:
-    """Coarse class of each fine class, by majority."""
-    counts = np.zeros((samples.fine.max() + 1, samples.coarse.max() + 1))
-    np.add.at(counts, (samples.fine, samples.coarse), 1)
-    return counts.argmax(1)
 
 
 def judge(test: Samples, result: Fit) -> dict[str, Any]:
@@ -110,32 +111,22 @@ def judge(test: Samples, result: Fit) -> dict[str, Any]:
     return {name: values[name] for name in kept}
 
 
-# ---- Gaussians -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Gaussians:
-    """Fine classes as unit Gaussians: centres ``[K_F, d]``, coarse class of each ``[K_F]``."""
-
-    centres: np.ndarray
-    parents: np.ndarray
-
-    @classmethod
-    def of(cls, sizes: Sequence[int], width: int, rng: np.random.Generator) -> Gaussians:
-        """Coarse centres of variance 1 in each direction, ``sizes[j]`` fine ones of variance 1/4 about each."""
-        parents = np.repeat(np.arange(len(sizes)), sizes)
-        coarse = rng.standard_normal((len(sizes), width))
-        return cls(coarse[parents] + 0.5 * rng.standard_normal((len(parents), width)), parents)
-
-    def draw(self, counts: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Samples:
-        """``counts[k]`` samples of fine class k, in random order."""
-        fine = rng.permutation(np.repeat(np.arange(len(self.parents)), counts))
-        x = self.centres[fine] + rng.standard_normal((len(fine), self.centres.shape[1]))
-        return Samples(x.astype(np.float32), self.parents[fine], fine)
-
-    def nearest(self, x: np.ndarray) -> np.ndarray:
-        """The fine class of the nearest true centre: what no method can be expected to beat."""
-        return (x @ self.centres.T - 0.5 * np.square(self.centres).sum(1)).argmax(1)
+def estimated(cell: Cell, train: Samples, test: Samples, **options: Any) -> dict[str, Any]:
+    """`estimate_n_fine`, and FALCON with its numbers or with the true total, as ``n_fine`` None or a number has it."""
+    first = true_relations(test)
+    if "true count" in cell.setting:
+        return judge(test, fit("FALCON", train, test.x, len(first), cell.seed, **options))
+    start = time.perf_counter()
+    found = estimate_n_fine(train.x, train.coarse, random_state=cell.seed, device="cpu")
+    seconds = time.perf_counter() - start
+    relations = np.repeat(np.arange(len(found.per_coarse)), found.per_coarse)
+    truth = np.bincount(first)
+    return {
+        **judge(test, fit("FALCON", train, test.x, found.total, cell.seed, relations=relations, **options)),
+        "estimate": found.total, "low": found.low, "high": found.high, "estimate_seconds": round(seconds, 2),
+        "truth": len(first), "off_per_coarse": float(np.abs(found.per_coarse - truth).mean()),
+        "votes": {name: int(vote.sum()) for name, vote in found.votes.items()},
+    }  # fmt: skip
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
@@ -146,7 +137,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def run(todo: Iterable[Cell], path: Path, work: Callable[[Cell], dict[str, Any]]) -> None:
+def run(todo: Iterable[Cell], path: Path, work: Work) -> None:
     """Compute what is not in the file, appending each result as it comes."""
     done = {record["key"] for record in read(path)}
     for cell in todo:
@@ -159,3 +150,36 @@ def run(todo: Iterable[Cell], path: Path, work: Callable[[Cell], dict[str, Any]]
         print(
             f"{cell.key}: accuracy {record['accuracy']:.3f}, ARI {record['ari']:.3f}, {record['seconds']} s", flush=True
         )
+
+
+def parser_of(description: str | None) -> tuple[Any, Any, Any]:
+    """A parser with the commands ``run`` and ``report``, its commands, and that of ``run``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    go = commands.add_parser("run")
+    go.add_argument("--out", type=Path, required=True)
+    go.add_argument("--seeds", type=int, default=3)
+    go.add_argument("--samples", type=int, help="training samples (of a fine class, where they are made), for a trial")
+    go.add_argument("--epochs", type=int, help="epochs of FALCON, for a trial")
+    go.add_argument("--only", help="experiments, comma-separated")
+    page = commands.add_parser("report")
+    page.add_argument("results", type=Path, nargs="+")
+    page.add_argument("--notes", type=Path, required=True, help="what stands above the tables")
+    page.add_argument("--out", type=Path, required=True)
+    return parser, commands, go
+
+
+def act(
+    arguments: argparse.Namespace, page: str, cells: Callable[[int], Iterable[Cell]], prepare: Callable[..., Work]
+) -> None:
+    """Run ``cells``, each by what ``prepare`` returns for the options of `falcon`, or write the page."""
+    if arguments.command == "report":
+        place = {cell.key: i for i, cell in enumerate(cells(10))}
+        records = [record for path in arguments.results for record in read(path)]
+        records.sort(key=lambda record: place.get(record["key"], len(place)))
+        write_page(page, records, arguments.out, arguments.notes.read_text())
+        return
+    work = prepare(**({} if arguments.epochs is None else {"epochs": arguments.epochs}))
+    wanted = None if arguments.only is None else arguments.only.split(",")
+    todo = (cell for cell in cells(arguments.seeds) if wanted is None or cell.experiment in wanted)
+    run(todo, arguments.out, work)
