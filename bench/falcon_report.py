@@ -115,7 +115,7 @@ def write_page(page: str, records: Iterable[Record], out: Path, notes: str) -> P
             parts += [costs(record) for records in rows.values() for record in records if "solves" in record]
         draw = DRAWINGS.get(experiment)
         if draw is not None:
-            name = f"{page}-{experiment}.png"
+            name = f"{page}-{experiment.replace(',', '').replace(' ', '-')}.png"
             save(draw(groups), out.parent / "images" / name)
             parts.append(f"![{title}](../images/{name})")
     path = out / f"{page}.md"
