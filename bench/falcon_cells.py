@@ -105,8 +105,10 @@ def judge(test: Samples, result: Fit) -> dict[str, Any]:
         test.fine, predicted, g_true=true_relations(test), g_pred=None if relations is None else relations[0],
         y_coarse=test.coarse, protocol="heldout",
     )  # fmt: skip
-    kept = ("accuracy", "macro_accuracy", "ari", "nmi", "within_group_accuracy", "relation_accuracy", "ged")
-    kept += ("group_size_error", "used_clusters")
+    kept = (
+        "accuracy", "macro_accuracy", "ari", "nmi", "within_group_accuracy", "relation_accuracy", "ged",
+        "group_size_error", "used_clusters",
+    )  # fmt: skip
     values = metrics.to_dict()
     return {name: values[name] for name in kept}
 

@@ -149,7 +149,8 @@ class Gaussians:
         """The fine class of the nearest true centre, by Mahalanobis distance: the best there is for equal classes."""
         scale = np.linalg.inv(np.eye(x.shape[1]) + self.nuisance.T @ self.nuisance)
         centres = self.centres @ scale
-        return (x @ centres.T - 0.5 * (self.centres * centres).sum(1)).argmax(1)
+        norms = 0.5 * (self.centres * centres).sum(1)
+        return np.concatenate([(part @ centres.T - norms).argmax(1) for part in np.array_split(x, 1 + len(x) // 4096)])
 
 
 def spectra(sizes: Sequence[int], count: int, rng: np.random.Generator) -> tuple[Samples, Samples]:

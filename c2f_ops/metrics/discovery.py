@@ -183,7 +183,8 @@ def _within(truth: Ints, pred: Ints, coarse: Ints) -> float:
     hits = 0
     for group in np.unique(coarse[coarse >= 0]):
         inside = (coarse == group) & (pred >= 0)
-        table = _contingency(*(np.unique(ids[inside], return_inverse=True)[1] for ids in (truth, pred)))
+        rows, columns = (np.unique(ids[inside], return_inverse=True)[1] for ids in (pred, truth))
+        table = _contingency(columns, rows)
         matching = _match(table)
         hits += int(table[np.flatnonzero(matching >= 0), matching[matching >= 0]].sum())
     return hits / int((coarse >= 0).sum())
