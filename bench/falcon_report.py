@@ -32,7 +32,7 @@ PARENTS = {"reported": ("reported", 1, 1), "found": ("of them split", 1, 1), "sp
 SIZES = {
     "macro_accuracy": ("macro accuracy", 100, 1),
     "group_size_error": ("group size error", 1, 1),
-    "balance_forced": ("balance forced", 1, 1),
+    "threshold": ("threshold of the last solve", 1, 2),
 }
 PAGES = {
     "falcon-cifar100": {
