@@ -110,7 +110,8 @@ def write_page(page: str, records: Iterable[Record], out: Path, notes: str) -> P
         rows = groups.get(experiment)
         if not rows:
             continue
-        parts += [f"## {title}", table(experiment, rows, extra)]
+        paper = PAPER if page == "falcon-cifar100" else {}
+        parts += [f"## {title}", table(experiment, rows, extra, paper)]
         if experiment == "large":
             parts += [costs(record) for records in rows.values() for record in records if "solves" in record]
         draw = DRAWINGS.get(experiment)
@@ -123,12 +124,14 @@ def write_page(page: str, records: Iterable[Record], out: Path, notes: str) -> P
     return path
 
 
-def table(experiment: str, rows: Rows, extra: Mapping[str, tuple[str, float, int]]) -> str:
-    """A Markdown table: mean and standard deviation over seeds, every seed's accuracy, the paper's figures."""
+def table(
+    experiment: str, rows: Rows, extra: Mapping[str, tuple[str, float, int]], paper: Mapping[tuple[str, ...], str]
+) -> str:
+    """A Markdown table: mean and standard deviation over seeds, every seed's accuracy, the ``paper``'s figures."""
     shown = len({setting for setting, _ in rows}) > 1
     several = len({method for _, method in rows}) > 1
     columns = {**COLUMNS, **extra}
-    papers = any(key in PAPER for setting, method in rows for key in places(experiment, setting, method))
+    papers = any(key in paper for setting, method in rows for key in places(experiment, setting, method))
     heads = [*(["setting"] if shown else []), *(["method"] if several else [])]
     heads += [*(head for head, *_ in columns.values()), "accuracy of each seed"]
     heads += ["paper: accuracy / ARI"] if papers else []
@@ -139,7 +142,7 @@ def table(experiment: str, rows: Rows, extra: Mapping[str, tuple[str, float, int
         by_seed = sorted(records, key=lambda r: r["seed"])
         cells.append(", ".join(f"{100 * r['accuracy']:.1f}" for r in by_seed))
         if papers:
-            cells.append(next((PAPER[key] for key in places(experiment, setting, method) if key in PAPER), ""))
+            cells.append(next((paper[key] for key in places(experiment, setting, method) if key in paper), ""))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

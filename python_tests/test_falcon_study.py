@@ -224,5 +224,8 @@ def test_page_of_made_up_records(tmp_path):
     assert "| 40% | FALCON | 55.0 ± 7.1 | 50.0 ± 0.0 |" in text and "| 50.0, 60.0 |" in text
     assert "| CIFAR-68 | FALCON |" not in text  # one setting alone needs no column
     assert "60.4 / 47.0 |" in text and "54.9 / 39.9 (89 classes) |" in text and "## The data" not in text
+    assert (
+        "54.9" not in report.write_page("falcon-synthetic", records, folder, "Notes").read_text()
+    )  # of CIFAR-100 only
     assert (tmp_path / "docs" / "images" / "falcon-cifar100-noise.png").stat().st_size > 10_000
     assert "(../images/falcon-cifar100-noise.png)" in text
