@@ -87,6 +87,7 @@ def compute(cell: Cell, train: Samples, test: Samples, **options: Any) -> dict[s
     rng = np.random.default_rng(cell.seed)
     if cell.experiment == "ablation":
         switches = ABLATIONS[cell.setting]
+        options["may_keep_start"] = False  # what training makes is what an ablation asks for
     elif cell.experiment == "presets" and cell.setting in ("paper", "reference"):
         preset = cell.setting
     elif cell.experiment == "presets":
