@@ -47,7 +47,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         epochs: Passes over the data.
         batch_size: Samples of a step; None: as many as make 20 steps an epoch, between 64 and 512 and no less than four
             for each fine class (at most 1024).
-        lr: Learning rate of SGD with momentum 0.9, falling to 0 along a cosine.
+        lr: Learning rate of SGD with momentum 0.9, falling to 0 along a cosine. None: 0.03 from a k-means start that
+            knows the one taxonomy there is; 0.1 from a random one, or where several taxonomies have to meet.
         weight_decay: Its weight decay.
         standardize: Each feature to mean 0 and variance 1. False: all features centred and divided by one number.
         noise: Standard deviation of Gaussian noise that makes the two views of a sample, in units of a feature's
@@ -104,7 +105,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         hidden: Sequence[int] = (),
         epochs: int = 60,
         batch_size: int | None = None,
-        lr: float = 0.03,
+        lr: float | None = None,
         weight_decay: float = 0.0,
         standardize: bool = True,
         noise: float = 0.0,
@@ -256,7 +257,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
             seed=seed, group=None,
         ).to(self._device)  # fmt: skip
         batch = self._batch(X.shape[0])
-        plan = Plan(self.epochs, batch, self.lr, self.weight_decay, self.noise, self.dropout, seed)
+        lr = (0.03 if kmeans and len(labels.counts) == 1 else 0.1) if self.lr is None else self.lr
+        plan = Plan(self.epochs, batch, lr, self.weight_decay, self.noise, self.dropout, seed)
         self._loop = Loop(falcon, plan)
         start = (rows, labels.codes, sizes, self.confidence, seed)
         self._sharper = start_from_kmeans(falcon, *start, keep=given is not None) if kmeans else None
@@ -453,6 +455,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         ranges |= {"confidence": (0, 1), "drop_uncertain": (0, 1), "multi_parent": (0, 1)}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
+            if value is None and name == "lr":
+                continue
             if not isinstance(value, Real) or not low <= float(value) < high:
                 raise ValueError(f"{_WHO}: {name} must be a number in [{low}, {high}), got {value!r}")
         sizes = self.hidden
