@@ -227,10 +227,12 @@ def both_columns(experiment: str, label: str) -> Callable[[Groups], Any]:
 
 def draw_noise(groups: Groups) -> Any:
     """Accuracy against the rate of both kinds of noise."""
+    if "noise in pairs" not in groups:
+        return both_columns("noise", "wrong coarse labels, %")(groups)
     figure, axes = pair()
     none = {key: records for key, records in groups["noise"].items() if key[0] == "0%"}
     for one, kind in zip(axes, ("noise", "noise in pairs"), strict=True):
-        curves(one, {**none, **groups.get(kind, {})}, "accuracy")
+        curves(one, {**none, **groups[kind]}, "accuracy")
         one.set_xlabel("wrong coarse labels, %: " + ("any other class" if kind == "noise" else "the other of a pair"))
     axes[1].sharey(axes[0])
     axes[1].legend(frameon=False, fontsize=8)
