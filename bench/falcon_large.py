@@ -66,8 +66,7 @@ def _costs(cell: Cell, size: Size) -> dict[str, Any]:
     before, start, worked = _peak(), time.perf_counter(), time.process_time()
     with patch.object(Falcon, "solve", timed):
         switches = {"neighbour_mode": "bank"}
-        options = {"epochs": size.epochs, "lr": 0.1, "may_keep_start": False, "device": "cpu"}
-        model = falcon(train, len(classes.parents), cell.seed, switches=switches, **options)
+        model = falcon(train, len(classes.parents), cell.seed, switches=switches, epochs=size.epochs, device="cpu")
     fit_seconds, cpu_seconds, after = time.perf_counter() - start, time.process_time() - worked, _peak()
     network = model._falcon
     cost = network.cooccurrence()[0].numpy()

@@ -74,7 +74,7 @@ def compute(cell: Cell, samples: int = 50, size: Size = LARGE, **options: Any) -
     """The metrics of one cell: ``samples`` of a fine class on average; ``options`` are those of `falcon`."""
     if cell.experiment == "large":
         return large(cell, size)
-    options = {"epochs": EPOCHS, "lr": 0.1, "may_keep_start": False, **options}
+    options = {"epochs": EPOCHS, **options}
     rng = np.random.default_rng(cell.seed)
     if cell.experiment == "unbalanced":
         return unbalanced(cell, samples, rng, **options)
