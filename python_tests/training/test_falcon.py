@@ -381,18 +381,21 @@ def test_rivals_by_hand() -> None:
     assert none == {"kmeans": None, "heads": None, "largest": None}
 
 
-@pytest.mark.parametrize(("second", "expected"), [([0, 1, 0], "grid"), ([0, 0, 1], "rows"), (None, "rows")])
-def test_the_picture_is_a_grid_where_each_class_has_a_place(second, expected, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("relations", "expected"),
+    [([[0, 0, 1, 1], [0, 1, 0, 1]], "grid"), ([[0, 0, 1, 1], [0, 0, 1, 0]], "grid"), ([[0, 0, 0, 1]] * 2, "rows"),
+     ([[0, 0, 1, 1]], "rows")],
+)  # fmt: skip
+def test_the_picture_is_a_grid_where_there_is_room(relations, expected, tmp_path, monkeypatch) -> None:
     drawn = []
     for name in ("grid", "rows"):
         inner = getattr(picture, f"_draw_{name}")
         monkeypatch.setattr(picture, f"_draw_{name}", lambda c, n=name, f=inner: (drawn.append(n), f(c)))
-    relations = torch.tensor([[0, 0, 1]] if second is None else [[0, 0, 1], second])
-    fine = torch.arange(6) % 3
-    images = torch.full((6, 3, 4, 4), 99, dtype=torch.uint8)
+    relations, fine = torch.tensor(relations), torch.arange(8) % 4
+    images = torch.full((8, 3, 4, 4), 99, dtype=torch.uint8)
     test = CoarseImages(images, relations[:, fine].t(), (("A", "B"), ("x", "y"))[: len(relations)])
-    truth, logits = Truth(fine, relations, tuple("abc")), torch.eye(3)[fine]
-    picture.plot_classes(tmp_path / "p.png", test, images, logits, relations, truth, {"matching": (0, 1, -1)})
+    truth, logits = Truth(fine, relations, tuple("abcd")), torch.eye(4)[fine]
+    picture.plot_classes(tmp_path / "p.png", test, images, logits, relations, truth, {"matching": (0, 1, -1, 3)})
     assert drawn == [expected] and (tmp_path / "p.png").stat().st_size > 0
 
 

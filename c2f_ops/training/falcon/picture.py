@@ -1,4 +1,4 @@
-"""Pictures of the discovered classes: in a grid of two taxonomies where each has a place of its own, else in rows."""
+"""Pictures of the discovered classes: in a grid of two taxonomies where there is room, else in rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..report import _FAINT, _INK, _RIGHT, _WRONG, _figure
 from .data import CoarseImages, Truth
 
-_LARGEST_GRID = 8  # coarse classes of a taxonomy
+_LARGEST_GRID, _IN_A_PLACE = 8, 2  # coarse classes of a taxonomy; fine classes with the same two
 
 
 class _Classes:
@@ -99,9 +99,8 @@ def plot_classes(
         metrics: With the ``matching`` of `evaluate_discovery`.
     """
     classes = _Classes(data, images, logits, relations, truth, metrics.get("matching"))
-    places = relations[:, classes.used].t()
-    alone = len(places.unique(dim=0)) == len(places)
-    if len(relations) == 2 and alone and max(data.num_coarse) <= _LARGEST_GRID:
+    _, crowd = relations[:, classes.used].unique(dim=1, return_counts=True)
+    if len(relations) == 2 and int(crowd.max()) <= _IN_A_PLACE and max(data.num_coarse) <= _LARGEST_GRID:
         _draw_grid(classes)
     else:
         _draw_rows(classes)
@@ -120,22 +119,25 @@ def _draw_grid(c: _Classes) -> None:
     if not c.both:
         notes.append("in training an image has the name of its row or of its column, never both")
     c.text(0.15, 0.43, "; ".join(notes), color=_FAINT, size=9)
-    place = {(int(a), int(b)): k for k in c.used for a, b in [c.relations[:, k]]}
     for j, name in enumerate(across):
         c.text(left + j * (wide + between), top - 0.34, _short(name), weight="bold", size=11)
     for i, name in enumerate(down):
         y = top + i * (high + between)
         c.text(0.15, y + 0.24, _short(name), weight="bold", size=11)
         for j in range(len(across)):
-            x, k = left + j * (wide + between), place.get((i, j))
-            if k is None:
+            x, here = left + j * (wide + between), [k for k in c.used if c.relations[:, k].tolist() == [i, j]]
+            if not here:
                 c.blank(x, y + 0.2, columns * (cell + gap) - gap, rows * (cell + gap) - gap)
-                continue
-            words = f"class {k}, {int(c.sizes[k])} images"
-            if c.truth is not None and c.match(k) >= 0:
-                words = f"{_short(c.truth.names[c.match(k)])}: {c.share(k):.0%} of {int(c.sizes[k])}"
-            c.text(x, y, words, size=9)
-            c.mosaic(k, x, y + 0.2, cell, gap, columns, rows)
+            c.text(x, y, "  /  ".join(_words(c, k) for k in here), size=9 if len(here) == 1 else 6.5)
+            for line, k in enumerate(here):  # two classes in one place have a line each
+                c.mosaic(k, x, y + 0.2 + line * (cell + gap), cell, gap, columns, rows // len(here))
+
+
+def _words(c: _Classes, k: int) -> str:
+    """What class k is, in the width of a place."""
+    if c.truth is None or c.match(k) < 0:
+        return f"class {k}, {int(c.sizes[k])} images"
+    return f"{_short(c.truth.names[c.match(k)])}: {c.share(k):.0%} of {int(c.sizes[k])}"
 
 
 def _draw_rows(c: _Classes, most: int = 20, count: int = 10) -> None:
