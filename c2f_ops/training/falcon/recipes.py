@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "birds-two-keys": {
         **_BIRDS, "train_images": 4800, "start": "coarse", "start_epochs": 6.0, "start_batch_size": 128, "epochs": 8,
-        "falcon": {"neighbours_per_step": 2, "lambda_m": 0.02},
+        "falcon": {"neighbours_per_step": 2, "mstep_every": 100},
     },
     **dict.fromkeys(("cifar100", "cifar100-t2", "cifar100-t1t2", "cifar100-si", "cifar-si", "cifar68"), _CIFAR),
     **dict.fromkeys(("living17", "nonliving26"), _IMAGENET),
@@ -64,7 +64,7 @@ def make_run(data: str, preset: str = "recommended", changes: Mapping[str, Any] 
         defaults.update(start="none")
     switches = dict(defaults.pop("falcon", {}))
     if preset != "recommended":
-        for name in ("neighbours_per_step", "mstep_init"):
+        for name in ("neighbours_per_step", "mstep_init", "mstep_every"):
             switches.pop(name, None)
     run = FalconRun(data=data, preset=preset, falcon=FalconConfig.preset(preset), last_solve=LAST_SOLVE[preset])
     return replace(run.changed({**defaults, "falcon": switches}).changed(given), data=data, preset=preset)
