@@ -46,6 +46,7 @@ def class_attentive_supcon_fwd(
     attract, repel = (z.new_empty(len(z), dtype=torch.float32) for _ in range(2))
     problem = _problem(z, x, z_labels, v, attract_weight, repel_weight, hinge, parameter, eps, first)
     scratch = z.new_empty(module.class_attentive_supcon_cpu_fwd_scratch(problem, threads), dtype=torch.uint8)
+    classes = classes.contiguous()  # a column of labels with several levels is not
     operands = _operands(z, x, z_labels, x_labels, classes, order, v)
     results = (t.data_ptr() for t in (attract, repel, scratch))
     module.class_attentive_supcon_cpu_fwd(problem, *operands, *results, threads)
@@ -76,6 +77,7 @@ def class_attentive_supcon_bwd(
     d_z, d_x, d_v = (t.new_empty((len(t) if need else 0, t.shape[1])) for t, need in zip((z, x, v), needs, strict=True))
     problem = _problem(z, x, z_labels, v, attract_weight, repel_weight, hinge, parameter, eps, first)
     scratch = z.new_empty(module.class_attentive_supcon_cpu_bwd_scratch(problem, threads), dtype=torch.uint8)
+    classes = classes.contiguous()  # a column of labels with several levels is not
     operands = _operands(z, x, z_labels, x_labels, classes, order, v)
     given = (t.data_ptr() for t in (repel, d_attract, d_repel))
     results = (address(d if need else None) for d, need in zip((d_z, d_x, d_v), needs, strict=True))

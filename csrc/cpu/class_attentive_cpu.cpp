@@ -67,7 +67,12 @@ Status Pairs::pack(const ClassAttentiveFwdArgs& args, int num_threads) {
     if (args.x_labels[j * problem.K] >= -1) key[keys++] = j;
   }
   for (int64_t i = 0; i < anchors; ++i) {
-    if (i == 0 || classes[order[i]] != classes[order[i - 1]]) run_begin[runs++] = i;
+    const int64_t c = classes[order[i]];
+    if (i > 0 && c < classes[order[i - 1]]) {
+      return Status::error("class_attentive_supcon: order must list the anchors by class, got class " +
+                           std::to_string(c) + " behind class " + std::to_string(classes[order[i - 1]]));
+    }
+    if (i == 0 || c != classes[order[i - 1]]) run_begin[runs++] = i;
     anchor[i].run = static_cast<int32_t>(runs - 1);
     const int64_t row = args.problem.first + order[i];
     const int64_t* at = std::lower_bound(key, key + keys, row);
