@@ -201,8 +201,9 @@ void PairBlock::open(Span tiles) {
 PairKeys PairBlock::keys(int64_t panel) {
   const Kernels& kernels = pairs_.kernels;
   const int64_t mr = kernels.mr, nr = kernels.nr, d = pairs_.d;
-  for (int64_t e = 0; e == 0 || e < d; e += kPairChunk * nr) {
-    const int64_t steps = std::min(kPairChunk * nr, d - e);
+  const int64_t most = 2 * nr;  // steps whose squares stay in the first cache
+  for (int64_t e = 0; e == 0 || e < d; e += most) {
+    const int64_t steps = std::min(most, d - e);
     pairs_.sweeps.square(pairs_.x_columns + (panel * d + e) * nr, steps * nr, squared_);
     for (int64_t first = 0; first < runs(); first += mr) {
       const int64_t count = std::min(mr, runs() - first);

@@ -17,7 +17,7 @@
 
 namespace c2f {
 
-inline constexpr int64_t kPairBlockRows = 112;  // bound of the anchors of a block
+inline constexpr int64_t kPairBlockRows = 224;  // bound of the anchors of a block
 inline constexpr int64_t kPairChunk = 8;        // panels whose slopes the backward holds
 inline constexpr int64_t kPairFlush = 32;       // panels after which lanes are added to totals
 

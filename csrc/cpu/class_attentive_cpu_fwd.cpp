@@ -8,8 +8,6 @@
 namespace c2f {
 namespace {
 
-constexpr int64_t kBlocks = 64;  // as many blocks as keep threads busy, where they need not be whole
-
 struct Worker {
   Worker(const Pairs& pairs, Arena& arena)
       : block(pairs, arena, false), tile(arena.take<float>(int64_t{pairs.kernels.mr} * pairs.kernels.nr)) {}
@@ -61,8 +59,9 @@ Status run_class_attentive_fwd(const ClassAttentiveFwdArgs& args, int num_thread
   std::fill_n(args.attract, args.problem.A, 0.0f);
   std::fill_n(args.repel, args.problem.A, 0.0f);
   if (const Status status = pairs.pack(args, num_threads); !status.ok() || pairs.anchors == 0) return status;
-  const int64_t block_tiles = std::clamp<int64_t>(pairs.tiles() / kBlocks, 1, pairs.block_tiles());
-  const int64_t blocks = ceil_div(pairs.tiles(), block_tiles);
+  // Four blocks a thread even out the end; no result depends on the block it is in.
+  const int64_t blocks = std::max(ceil_div(pairs.tiles(), pairs.block_tiles()),
+                                  std::min<int64_t>(pairs.tiles(), num_threads > 1 ? 4 * num_threads : 1));
   parallel_for(blocks, num_threads, [&](int64_t block, int worker) {
     run_block(args, pairs, part_of(pairs.tiles(), blocks, block), workers[worker]);
   });
