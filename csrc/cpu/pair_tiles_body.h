@@ -13,11 +13,11 @@ struct Weights {
 
 // The weights of the pairs of an anchor with kLanes keys: those of the first level on which labels differ, the last where none does.
 inline Weights weights_of(const PairWeights& of, const PairAnchor& anchor, const int32_t* key_label) {
-  Weights w{Vec{} + of.attract[of.levels], Vec{} + of.repel[of.levels]};
+  Weights w{of.attract[of.levels] - Vec{}, of.repel[of.levels] - Vec{}};
   for (int l = of.levels - 1; l >= 0; --l) {
     const Ints same = load_ints(key_label + l * kNr) == anchor.label[l];
-    w.attract = same ? w.attract : Vec{} + of.attract[l];
-    w.repel = same ? w.repel : Vec{} + of.repel[l];
+    w.attract = same ? w.attract : of.attract[l] - Vec{};
+    w.repel = same ? w.repel : of.repel[l] - Vec{};
   }
   return w;
 }
