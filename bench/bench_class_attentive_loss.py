@@ -30,7 +30,7 @@ class Case:
     classes: int
 
     def flops(self, *, backward: bool) -> int:
-        """Products of all pairs: the similarities; with the gradient formed again, and multiplied with keys and anchors."""
+        """Products of all pairs: similarities; with the gradient again, and slopes with keys and with anchors."""
         return (4 if backward else 1) * 2 * self.batch**2 * self.width
 
     def exps(self, *, backward: bool) -> int:
