@@ -130,7 +130,7 @@ def measure(
         with torch.no_grad():
             difference = ((losses["ours"]() - losses["dense"]()) / losses["dense"]()).abs().item()
     peaks = {name: peak_extra_bytes(run, device) for name, run in runs.items()}
-    least = 5 if case.dense() else 2  # the large case takes minutes
+    least = 5 if case.batch < 8192 else 3  # these take seconds to minutes
     timings = interleave(runs, device=device, seconds=seconds, least=least, clock=clock)
     return Row(
         case=case.name,
