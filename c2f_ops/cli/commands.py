@@ -48,3 +48,4 @@ _bench = typer.Typer(no_args_is_help=True, help="Measure an op against eager tor
 app.add_typer(_bench, name="bench")
 _bench.command("pool")(bench.bench_pool)
 _bench.command("falcon-loss")(bench.bench_falcon_loss)
+_bench.command("class-attentive")(bench.bench_class_attentive_loss)
