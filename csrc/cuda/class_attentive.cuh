@@ -52,6 +52,15 @@ struct SweepArgs {
 Status launch_prepare(const ClassAttentiveFwdArgs& args, const ClassAttentiveBwdArgs* gradients, const CudaPlan& plan,
                       void* scratch, void* stream);
 
+// How the blocks of a pass are fed on the current device.
+inline Status find_feeding(const char* name, const CudaPlan& plan, Pass pass, Feeding* feeding) {
+  int64_t limit = 0;
+  const Status status = shared_limit(name, &limit);
+  if (!status.ok()) return status;
+  *feeding = choose_feeding(plan, pass, limit);
+  return feeding->stages > 0 ? Status() : Status::error(std::string(name) + ": the GPU has too little shared memory");
+}
+
 struct AnchorFacts {
   Anchor anchors[kTile];
   Run runs[kTile];

@@ -289,46 +289,54 @@ __global__ void __launch_bounds__(kClassThreads)
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Runs the sweep of one side, then what is made of its sums.
+template <class T, class Finish>
+Status launch_side(const char* name, Pass pass, void (*kernel)(SweepArgs<T>), int64_t tiles, SweepArgs<T> sweep,
+                   void* stream, Finish finish) {
+  sweep.splits = pass == Pass::kKeys ? sweep.plan.key_splits : sweep.plan.anchor_splits;
+  const Status fed = find_feeding(name, sweep.plan, pass, &sweep.feeding);
+  if (!fed.ok()) return fed;
+  const Status swept = launch(name, kernel, tiles * sweep.plan.out_blocks * sweep.splits, kThreads,
+                              sweep.feeding.shared_bytes, stream, sweep);
+  return swept.ok() ? finish(sweep) : swept;
+}
+
+template <class From, class T>
+Status launch_anchor_side(const ClassAttentiveBwdArgs& args, const SweepArgs<T>& sides, void* stream) {
+  const int64_t tiles = sides.plan.anchor_tiles, d = sides.problem.d;
+  return launch_side("class_attentive_supcon_anchor_sums", Pass::kAnchors, class_attentive_anchor_sums_kernel<T>, tiles,
+                     sides, stream, [&](const SweepArgs<T>& sweep) {
+                       const Status status =
+                           launch("class_attentive_supcon_d_z", class_attentive_d_z_kernel<From, T>,
+                                  tiles * ceil_div(d, kFinishColumns), kFinishColumns, 0, stream, sweep, args);
+                       if (!status.ok() || args.d_v == nullptr) return status;
+                       return launch("class_attentive_supcon_d_v", class_attentive_d_v_kernel<T>,
+                                     tiles * ceil_div(d, kClassThreads), kClassThreads, 0, stream, sweep, args.d_v);
+                     });
+}
+
+template <class From, class T>
+Status launch_key_side(const ClassAttentiveBwdArgs& args, const SweepArgs<T>& sides, void* stream) {
+  return launch_side("class_attentive_supcon_key_sums", Pass::kKeys, class_attentive_key_sums_kernel<T>, sides.plan.key_tiles,
+                     sides, stream, [&](const SweepArgs<T>& sweep) {
+                       return launch("class_attentive_supcon_d_x", class_attentive_d_x_kernel<From, T>,
+                                     ceil_div(sweep.problem.N * sweep.problem.d, kClassThreads), kClassThreads, 0, stream,
+                                     sweep, static_cast<From*>(args.d_x));
+                     });
+}
+
 template <class From, class T>
 Status launch_typed(const ClassAttentiveBwdArgs& args, const CudaPlan& plan, void* stream) {
   const ClassAttentiveFwdArgs& forward = args.forward;
-  const ClassAttentiveProblem& problem = forward.problem;
-  SweepArgs<T> sweep{problem, plan, {}, Prepared<T>(plan, args.scratch), forward.x_labels, 1, args.d_v != nullptr};
-  int64_t limit = 0;
-  Status status = shared_limit("class_attentive_supcon_bwd", &limit);
-  if (status.ok()) status = launch_prepare(forward, &args, plan, args.scratch, stream);
-  const auto run = [&](const char* name, auto kernel, int64_t blocks, int threads, const auto&... more) {
-    if (status.ok()) status = launch(name, kernel, blocks, threads, sweep.feeding.shared_bytes, stream, sweep, more...);
-    sweep.feeding.shared_bytes = 0;
-  };
-  const auto feed = [&](Pass pass, int32_t splits) {
-    sweep.splits = splits;
-    sweep.feeding = choose_feeding(plan, pass, limit);
-    if (sweep.feeding.stages == 0 && status.ok()) {
-      status = Status::error("class_attentive_supcon_bwd: the GPU has too little shared memory");
-    }
-  };
-
-  const int64_t kind_blocks = plan.out_blocks;
-  if (args.d_z != nullptr || args.d_v != nullptr) {
-    feed(Pass::kAnchors, plan.anchor_splits);
-    run("class_attentive_supcon_anchor_sums", class_attentive_anchor_sums_kernel<T>,
-        plan.anchor_tiles * kind_blocks * plan.anchor_splits, kThreads);
-    run("class_attentive_supcon_d_z", class_attentive_d_z_kernel<From, T>,
-        plan.anchor_tiles * ceil_div(problem.d, kFinishColumns), kFinishColumns, args);
-    if (args.d_v != nullptr) {
-      run("class_attentive_supcon_d_v", class_attentive_d_v_kernel<T>,
-          plan.anchor_tiles * ceil_div(problem.d, kClassThreads), kClassThreads, args.d_v);
-    }
+  const SweepArgs<T> sides{
+      forward.problem, plan, {}, Prepared<T>(plan, args.scratch), forward.x_labels, 1, args.d_v != nullptr};
+  const Status prepared = launch_prepare(forward, &args, plan, args.scratch, stream);
+  if (!prepared.ok()) return prepared;
+  if ((args.d_z != nullptr || args.d_v != nullptr) && forward.problem.A > 0) {
+    const Status status = launch_anchor_side<From>(args, sides, stream);
+    if (!status.ok()) return status;
   }
-  if (args.d_x != nullptr && problem.N > 0) {
-    feed(Pass::kKeys, plan.key_splits);
-    run("class_attentive_supcon_key_sums", class_attentive_key_sums_kernel<T>,
-        plan.key_tiles * kind_blocks * plan.key_splits, kThreads);
-    run("class_attentive_supcon_d_x", class_attentive_d_x_kernel<From, T>, ceil_div(problem.N * problem.d, kClassThreads),
-        kClassThreads, static_cast<From*>(args.d_x));
-  }
-  return status;
+  return args.d_x != nullptr && forward.problem.N > 0 ? launch_key_side<From>(args, sides, stream) : Status();
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ __device__ __forceinline__ void join(Sums& all, const Sums& more) {
 // grid: anchor tiles, then splits of the keys; block: 256 threads; shared: plan.
 // A thread keeps maximum and sums of its rows over the columns that it sees; they are joined at the end.
 template <class T>
-__global__ void __launch_bounds__(kThreads) class_attentive_fwd_kernel(const __grid_constant__ SweepArgs<T> args) {
+__global__ void __launch_bounds__(kThreads, 1) class_attentive_fwd_kernel(const __grid_constant__ SweepArgs<T> args) {
   __shared__ float tables[2][kMaxLevels + 1];
   const int64_t tile = blockIdx.x % args.plan.anchor_tiles, split = blockIdx.x / args.plan.anchor_tiles;
   if (args.prepared.runs[tile * kTile].count == 0) return;
@@ -111,17 +111,14 @@ __global__ void __launch_bounds__(kJoinThreads)
 template <class T>
 Status launch_typed(const ClassAttentiveFwdArgs& args, const CudaPlan& plan, void* stream) {
   constexpr char kName[] = "class_attentive_supcon_fwd";
-  int64_t limit = 0;
-  Status status = shared_limit(kName, &limit);
-  if (!status.ok()) return status;
-  const Feeding feeding = choose_feeding(plan, Pass::kForward, limit);
-  if (feeding.stages == 0) return Status::error("class_attentive_supcon_fwd: the GPU has too little shared memory");
-  status = launch_prepare(args, nullptr, plan, args.scratch, stream);
-  if (!status.ok()) return status;
-  const SweepArgs<T> sweep{args.problem, plan, feeding, Prepared<T>(plan, args.scratch), args.x_labels, plan.splits, false};
-  status = launch(kName, class_attentive_fwd_kernel<T>, plan.anchor_tiles * plan.splits, kThreads, feeding.shared_bytes,
-                  stream, sweep);
-  if (!status.ok()) return status;
+  SweepArgs<T> sweep{args.problem, plan, {}, Prepared<T>(plan, args.scratch), args.x_labels, plan.splits, false};
+  const Status fed = find_feeding(kName, plan, Pass::kForward, &sweep.feeding);
+  if (!fed.ok()) return fed;
+  const Status prepared = launch_prepare(args, nullptr, plan, args.scratch, stream);
+  if (!prepared.ok()) return prepared;
+  const Status swept = launch(kName, class_attentive_fwd_kernel<T>, plan.anchor_tiles * plan.splits, kThreads,
+                              sweep.feeding.shared_bytes, stream, sweep);
+  if (!swept.ok()) return swept;
   return launch("class_attentive_supcon_join", class_attentive_join_kernel<T>,
                 (args.problem.A + kJoinThreads - 1) / kJoinThreads, kJoinThreads, 0, stream, sweep, args.attract, args.repel);
 }

@@ -138,11 +138,20 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x % kWarpSize == 0) prepared.keys[j] = key;
 }
 
+// The first tile of anchors where there are none; one warp.
+__global__ void __launch_bounds__(kWarpSize) class_attentive_no_anchors_kernel(int32_t* first_tile) {
+  if (threadIdx.x == 0) *first_tile = 0;
+}
+
 template <class From, class T>
 Status launch_typed(const PrepareArgs& args, void* scratch, void* stream) {
   const Prepared<T> prepared(args.plan, scratch);
-  Status status = launch("class_attentive_supcon_anchors", class_attentive_anchors_kernel<From, T>,
-                         args.plan.anchor_tiles, kThreads, 0, stream, args, prepared);
+  const Status status =
+      args.plan.anchor_tiles == 0
+          ? launch("class_attentive_supcon_no_anchors", class_attentive_no_anchors_kernel, 1, kWarpSize, 0, stream,
+                   prepared.first_tile)
+          : launch("class_attentive_supcon_anchors", class_attentive_anchors_kernel<From, T>, args.plan.anchor_tiles,
+                   kThreads, 0, stream, args, prepared);
   if (!status.ok() || args.plan.key_tiles == 0) return status;
   return launch("class_attentive_supcon_keys", class_attentive_keys_kernel<From, T>, args.plan.key_rows() / kWarps,
                 kThreads, 0, stream, args, prepared);

@@ -17,12 +17,10 @@ inline Status cuda_status(cudaError_t error, const char* what) {
 // Bytes of shared memory that a block can have on the current device.
 inline Status shared_limit(const char* what, int64_t* bytes) {
   int device = 0, value = 0;
-  Status status = cuda_status(cudaGetDevice(&device), what);
-  if (status.ok()) {
-    status = cuda_status(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), what);
-  }
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   *bytes = value;
-  return status;
+  return cuda_status(error, what);
 }
 
 // Launches `kernel` on `blocks` blocks of `threads` threads. Reports a launch that failed, not an earlier error of the

@@ -56,8 +56,8 @@ struct CudaPlan {
   int64_t a = 0, v = 0, x = 0, anchors = 0, runs = 0, keys = 0, labels = 0, first_tile = 0, partial = 0;
   int64_t fwd_scratch = 0, bwd_scratch = 0;
 
-  int64_t anchor_rows() const { return anchor_tiles * kTile; }
-  int64_t key_rows() const { return key_tiles * kTile; }
+  constexpr int64_t anchor_rows() const { return anchor_tiles * kTile; }
+  constexpr int64_t key_rows() const { return key_tiles * kTile; }
 };
 
 CudaPlan plan_cuda(const ClassAttentiveProblem& problem);
