@@ -27,6 +27,7 @@ void bind_signed_sqrt_normalize_cpu(pybind11::module_& m);
 void bind_multilinear_pool_cuda(pybind11::module_& m);
 void bind_signed_sqrt_normalize_cuda(pybind11::module_& m);
 void bind_falcon_loss_cuda(pybind11::module_& m);
+void bind_class_attentive_supcon_cuda(pybind11::module_& m);
 void bind_relations(pybind11::module_& m);
 
 // Call with the GIL held. Python sees RuntimeError.

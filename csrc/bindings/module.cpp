@@ -68,5 +68,6 @@ PYBIND11_MODULE(_C, m) {
   c2f::bind_multilinear_pool_cuda(m);
   c2f::bind_signed_sqrt_normalize_cuda(m);
   c2f::bind_falcon_loss_cuda(m);
+  c2f::bind_class_attentive_supcon_cuda(m);
   c2f::bind_relations(m);
 }

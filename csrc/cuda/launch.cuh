@@ -14,6 +14,15 @@ inline Status cuda_status(cudaError_t error, const char* what) {
   return error == cudaSuccess ? Status() : Status::error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
+// Bytes of shared memory that a block can have on the current device.
+inline Status shared_limit(const char* what, int64_t* bytes) {
+  int device = 0, value = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  *bytes = value;
+  return cuda_status(error, what);
+}
+
 // Launches `kernel` on `blocks` blocks of `threads` threads. Reports a launch that failed, not an earlier error of the
 // stream.
 template <class... Params, class... Args>

@@ -77,6 +77,13 @@ __device__ __forceinline__ void load_matrix_x2(uint32_t (&out)[2], const void* r
   }
 }
 
+// Squares of two bfloat16 in one word, rounded to bfloat16.
+__device__ __forceinline__ uint32_t square_bf16x2(uint32_t x) {
+  uint32_t result;
+  asm("fma.rn.bf16x2 %0, %1, %1, %2;" : "=r"(result) : "r"(x), "r"(0x80008000u));  // x x + (-0)
+  return result;
+}
+
 // c += a b with a 16 x 16, b 16 x 8, c 16 x 8 float32. With g = lane / 4 and t = lane % 4 a lane holds
 //   a[0] (g, 2t + {0, 1})   a[1] (g + 8, 2t + {0, 1})   a[2] (g, 2t + 8 + {0, 1})   a[3] (g + 8, 2t + 8 + {0, 1})
 //   b[0] (2t + {0, 1}, g)   b[1] (2t + 8 + {0, 1}, g)   c[0], c[1] (g, 2t + {0, 1})   c[2], c[3] (g + 8, 2t + {0, 1})

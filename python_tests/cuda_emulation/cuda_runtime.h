@@ -78,6 +78,8 @@ void run_block(unsigned block, int threads, int64_t shared_bytes, void (*body)(v
 
 unsigned char* dynamic_shared();
 
+extern int64_t shared_limit;  // bytes of shared memory that a block can have
+
 // Asynchronous copies of the running thread.
 void copy_later(void* target, const void* source, int bytes, int filled);
 void commit();

@@ -15,6 +15,9 @@
 EmulatedIndex threadIdx, blockIdx;
 
 namespace emulation {
+
+int64_t shared_limit = 227 << 10;
+
 namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
@@ -166,6 +169,9 @@ PYBIND11_MODULE(c2f_cuda_emulation, m) {
   m.def(
       "run_descending", [](bool value) { emulation::descending = value; },
       "Order in which the threads of a block run.");
+  m.def(
+      "limit_shared", [](int64_t bytes) { emulation::shared_limit = bytes; }, "Shared memory that a block can have.");
+  c2f::bind_class_attentive_supcon_cuda(m);
   c2f::bind_multilinear_pool_cuda(m);
   c2f::bind_signed_sqrt_normalize_cuda(m);
   c2f::bind_falcon_loss_cuda(m);

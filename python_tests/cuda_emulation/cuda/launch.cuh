@@ -10,6 +10,11 @@
 
 namespace c2f {
 
+inline Status shared_limit(const char*, int64_t* bytes) {
+  *bytes = emulation::shared_limit;
+  return Status();
+}
+
 template <class... Params, class... Args>
 Status launch(const char*, void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes, void*,
               const Args&... args) {

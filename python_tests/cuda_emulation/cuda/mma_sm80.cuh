@@ -66,6 +66,15 @@ void load_matrix_x2(uint32_t (&out)[2], const void* row) {
   load_matrix<2, kTranspose>(out, row);
 }
 
+inline uint32_t square_bf16x2(uint32_t x) {
+  uint32_t result = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    const float value = __bfloat162float(__nv_bfloat16{static_cast<uint16_t>(x >> shift)});
+    result |= static_cast<uint32_t>(__float2bfloat16(value * value).bits) << shift;
+  }
+  return result;
+}
+
 template <class T>
 void mma_16816(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   struct Payload {
