@@ -23,10 +23,13 @@ def unvalidated(device: torch.device) -> str | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Tiles of anchors and keys, steps ``block_k`` through the width, blocks ``block_d`` of a gradient's width."""
+    """Tiles: ``outer`` rows of a program, ``inner`` rows of a step of its loop, of anchors and keys or the reverse.
 
-    block_a: int
-    block_n: int
+    Products go through the width in steps of ``block_k``; ``block_d`` of a gradient's width belong to a program.
+    """
+
+    outer: int
+    inner: int
     block_k: int
     block_d: int
     warps: int
@@ -35,11 +38,11 @@ class Plan:
 
 
 def plan_of(dtype: torch.dtype, d: int) -> Plan:
-    """Tiles for a type and width; test_triton_aot.py holds them to registers and shared memory."""
+    """Tiles for a type and width that compile without spilled registers; test_triton_aot.py holds them to it."""
     power = max(16, 1 << (d - 1).bit_length())
     if dtype == torch.float32:
-        return Plan(64, 32, min(power, 32), min(power, 128), 4, 2, "tf32x3")
-    return Plan(64, 64, min(power, 128), min(power, 128), 4, 2, "tf32")
+        return Plan(64, 32, min(power, 32), min(power, 64), 8, 2, "tf32x3")
+    return Plan(64, 32, min(power, 64), min(power, 128), 8, 2, "tf32")
 
 
 def class_attentive_supcon_fwd(
@@ -66,8 +69,8 @@ def class_attentive_supcon_fwd(
     plan = plan_of(z.dtype, z.shape[1])
     with torch.cuda.device_of(z):
         operands = _prepare(plan, z, x, z_labels, x_labels, classes, order, v, eps)
-        tiles = -(-len(z) // plan.block_a)
-        parts, keys_of_part = _parts(tiles, len(x), plan.block_n, most=_PROGRAMS)
+        tiles = -(-len(z) // plan.outer)
+        parts, keys_of_part = _parts(tiles, len(x), plan.inner, most=_PROGRAMS)
         sums = attract.new_empty(3, parts, len(z))
         kernels.class_attentive_fwd_kernel[(tiles, parts)](
             *operands.tensors, *sums, *operands.sizes, first, keys_of_part, parameter, eps * eps,
@@ -113,16 +116,15 @@ def class_attentive_supcon_bwd(
     tables = tuple(attract_weight), tuple(repel_weight)
     with torch.cuda.device_of(z):
         operands = _prepare(plan, z, x, z_labels, x_labels, classes, order, v, eps)
-        constants = {"HINGE": hinge, "BLOCK_D": plan.block_d, **operands.constants()}
         if needs[0] or needs[2]:
-            tiles = -(-anchors // plan.block_a)
-            parts, of_part = _parts(tiles * columns, keys, plan.block_n, most=4 * (anchors + keys) // anchors)
+            tiles = -(-anchors // plan.outer)
+            parts, of_part = _parts(tiles * columns, keys, plan.inner, most=4 * (anchors + keys) // anchors)
             q = repel.new_empty(parts, anchors, width)
             f = torch.empty_like(q) if needs[2] else None
             rho = repel.new_empty(parts, anchors)
             kernels.class_attentive_queries_kernel[(tiles, parts, columns)](
                 d_attract, d_repel, repel, *operands.tensors, q, f, rho, *operands.sizes, first, of_part, parameter,
-                eps * eps, *tables, **constants,
+                eps * eps, *tables, HINGE=hinge, BLOCK_D=plan.block_d, **operands.constants(),
             )  # fmt: skip
             block = min(1024, max(32, plan.block_d))
             kernels.class_attentive_d_z_kernel[(anchors, -(-width // block))](
@@ -136,12 +138,12 @@ def class_attentive_supcon_bwd(
                 )
             del q, f
         if needs[1] and keys:
-            tiles = -(-keys // plan.block_n)
-            parts, of_part = _parts(tiles * columns, anchors, plan.block_a, most=8 * (anchors + keys) // keys)
+            tiles = -(-keys // plan.outer)
+            parts, of_part = _parts(tiles * columns, anchors, plan.inner, most=8 * (anchors + keys) // keys)
             sums = repel.new_empty(parts, keys, width)
             kernels.class_attentive_keys_kernel[(tiles, parts, columns)](
                 d_attract, d_repel, repel, *operands.tensors, sums, *operands.sizes, first, of_part, parameter,
-                eps * eps, *tables, **constants,
+                eps * eps, *tables, HINGE=hinge, BLOCK_D=plan.block_d, **operands.constants(keys_outside=True),
             )  # fmt: skip
             d_x = sums.sum(0).to(x.dtype)
     return d_z, d_x, d_v
@@ -157,14 +159,14 @@ class _Operands:
     squares: Tensor
     levels: int
 
-    def constants(self) -> dict[str, object]:
+    def constants(self, keys_outside: bool = False) -> dict[str, object]:
         plan = self.plan
         return {
             "K": self.levels,
             "ONE_BLOCK": self.sizes[4] <= plan.block_k,
             "PRECISION": plan.precision,
-            "BLOCK_A": plan.block_a,
-            "BLOCK_N": plan.block_n,
+            "BLOCK_A": plan.inner if keys_outside else plan.outer,
+            "BLOCK_N": plan.outer if keys_outside else plan.inner,
             "BLOCK_K": plan.block_k,
             "num_warps": plan.warps,
             "num_stages": plan.stages,
