@@ -24,9 +24,10 @@ import torch
 from c2f_ops.training.contrastive import ContrastiveConfig, Problem, fit_method, judge, load_problem
 
 TOY = ("attentive", "paper", "plain", "paper-plain", "cross-entropy")
-REAL = ("attentive", "plain", "cross-entropy")
+REAL = ("attentive", "attentive-fast", "plain", "cross-entropy")
 NUISANCES = (0.25, 0.5, 1.0, 2.0)
-_IMAGES = {"epochs": 20, "batch_size": 256, "hidden": 256, "dim": 128, "probe_solver": "ridge"}
+_IMAGES = {"data": "features", "hidden": 256, "dim": 128, "probe_solver": "ridge"}
+_BATCH = {"cifar20": 64, "cifar100": 256}  # at least two samples of each class
 _PLANTED = {"data": "planted", "n_per_class": 100, "attention_lr": 0.05, "probe_batch": 256}
 
 
@@ -48,16 +49,18 @@ def cells(seeds: int) -> Iterator[tuple[Cell, ContrastiveConfig]]:
             yield Cell("raw", "circles", method, seed), config
         for method in TOY:
             yield Cell("standardised", "circles", method, seed), replace(config, standardize=True)
-        for backbone in ("identity", "mlp"):
-            for nuisance in NUISANCES:
+        for backbone, nuisances in (("identity", NUISANCES), ("mlp", (0.5, 1.0))):
+            for nuisance in nuisances:
                 for method in ("attentive", "plain"):
                     config = ContrastiveConfig().changed({**_PLANTED, "backbone": backbone, "nuisance": nuisance})
                     yield Cell("planted", f"{backbone}, nuisance {nuisance:g}", method, seed), config
         for method in REAL:
             yield Cell("digits", "five-fold", method, seed), ContrastiveConfig(data="digits", probe_batch=256)
-        for setting in ("cifar20", "cifar100"):
+        for setting, batch in _BATCH.items():
             for method in REAL:
-                yield Cell(setting, "features", method, seed), ContrastiveConfig(data="cifar").changed(_IMAGES)
+                yield Cell(setting, "features", method, seed), (
+                    ContrastiveConfig().changed({**_IMAGES, "batch_size": batch})
+                )
 
 
 def problem_of(cell: Cell, config: ContrastiveConfig, train: Path | None, test: Path | None) -> Problem:

@@ -38,7 +38,7 @@ def train_contrastive(
         option(
             MODEL,
             "Comma-separated: attentive, plain, cross-entropy, paper, paper-plain, pairwise, pairwise-plain, "
-            "attentive-embedding.",
+            "attentive-embedding, attentive-fast.",
         ),
     ] = None,
     backbone: Annotated[str | None, option(MODEL, "mlp, linear or identity.")] = None,

@@ -244,17 +244,25 @@ class ClassAttentiveClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
 
     def predict(self, X: Any) -> np.ndarray:
         """Class of each sample ``[N]``: the highest score; ties go to the first class."""
-        return self.classes_[self.decision_function(X).argmax(1)]
+        highest = self._scores(X).argmax(1)
+        return self.classes_[highest]
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Scores of the classes, float64 ``[N, C]``: minus squared distances from the prototypes."""
-        return class_attentive_scores(self.transform(X), self._weights, self.prototypes_)
+        """Scores of the classes, minus squared distances from the prototypes, float64 ``[N, C]``.
+
+        Of two classes the difference ``[N]``, as scikit-learn has it: positive for the second.
+        """
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes, float64 ``[N, C]``: ``softmax(score / temperature_)``."""
-        scores = self.decision_function(X) / self.temperature_
+        scores = self._scores(X) / self.temperature_
         p = np.exp(scores - scores.max(1, keepdims=True))
         return p / p.sum(1, keepdims=True)
+
+    def _scores(self, X: Any) -> np.ndarray:
+        return class_attentive_scores(self.transform(X), self._weights, self.prototypes_)
 
     def transform(self, X: Any) -> np.ndarray:
         """Embeddings z, float32 ``[N, dim]``; weights and prototypes have no part in them."""

@@ -20,6 +20,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "pairwise": {"mode": "pairwise"},
     "pairwise-plain": {"mode": "pairwise", "attention": "identity"},
     "attentive-embedding": {"attention": "embedding"},
+    "attentive-fast": {"attention_lr": 0.01},
 }
 BACKBONES = ("mlp", "linear", "identity")
 GENERATED = ("circles", "planted", "digits")

@@ -16,7 +16,7 @@ Records = Mapping[str, Sequence[Mapping[str, Any]]]
 SHORT = {
     "attentive": "class-attentive", "plain": "plain SupCon", "cross-entropy": "cross-entropy", "paper": "as printed",
     "paper-plain": "as printed, no weights", "pairwise": "attentive pairwise", "pairwise-plain": "plain pairwise",
-    "attentive-embedding": "class embeddings",
+    "attentive-embedding": "class embeddings", "attentive-fast": "attentive, fast weights",
 }  # fmt: skip
 _SAMPLES = 600  # in a t-SNE
 _PERPLEXITY = 30.0
@@ -65,7 +65,7 @@ def draw_embeddings(path: Path, kept: Mapping[str, Mapping[str, np.ndarray]], by
         axes.spines[:].set_color(_FAINT)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, title="class")
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, title="class", markerscale=2)
     figure.savefig(path, dpi=110)
     return (
         f"t-SNE of z/|z| of {_SAMPLES} test samples at most, the same for all methods, seed 0, perplexity "
@@ -132,7 +132,7 @@ def draw_epochs(path: Path, by_method: Records) -> str:
             ([h["loss"] / start for h in history], [h["effective_rank"] for h in history], [h["bound"] for h in history]),
             strict=True,
         ):
-            axes.plot(epochs, values, color=colour, lw=1.6, label=SHORT[method])
+            axes.plot(epochs, values, color=colour, lw=1.6, ls="--" if "plain" in method else "-", label=SHORT[method])
         panels[2].plot(epochs, [max(h["true_error"], 1e-4) for h in history], color=colour, lw=1.0, ls=":")
     for axes, name in zip(
         panels, ("loss / loss of the first epoch", "effective rank of z", "bound (dotted: true error)"), strict=True

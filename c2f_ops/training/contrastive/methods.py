@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,16 +56,14 @@ def fit_method(name: str, problem: Problem, config: ContrastiveConfig, seed: int
     options = METHODS[name]
     if options is None:
         return _cross_entropy(problem, config, seed)
-    import warnings
-
     from ...estimators import ClassAttentiveClassifier
 
     model = ClassAttentiveClassifier(
-        **options, standardize=config.scaled, backbone=config.backbone, hidden=config.hidden, dim=config.dim,
+        standardize=config.scaled, backbone=config.backbone, hidden=config.hidden, dim=config.dim,
         batch_norm=config.batch_norm, front_end=config.front_end, epochs=config.epochs, batch_size=config.batch_size,
         lr=config.lr, attention_lr=config.attention_lr, temperature=config.temperature, validation_fraction=0.0,
         device=config.device, random_state=seed,
-    )  # fmt: skip
+    ).set_params(**options)  # fmt: skip
     start = time.process_time()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="ClassAttentiveClassifier: the")  # the page shows the status

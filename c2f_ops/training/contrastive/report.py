@@ -25,6 +25,7 @@ LABELS = {
     "pairwise": "class-attentive pairwise",
     "pairwise-plain": "plain pairwise",
     "attentive-embedding": "class-attentive SupCon, weights from class embeddings",
+    "attentive-fast": "class-attentive SupCon, weights at learning rate 0.01",
 }
 # Column: key of the record, in per cent, digits.
 COLUMNS = {
