@@ -51,7 +51,8 @@ def compared(rows: Sequence[Record]) -> str:
 def planted(rows: Sequence[Record]) -> str:
     """A row for each setting: both accuracies, their difference, overlap of weights with the planted features."""
     lines = [
-        "| setting | attentive | plain | overlap | bound: attentive, plain | difference, points | of each seed | 95 % interval | p |",
+        "| setting | attentive | plain | overlap | bound: attentive, plain | difference, points | of each seed "
+        "| 95 % interval | p |",
         "|---|---:|---:|---:|---|---:|---|---|---:|",
     ]
     for setting in dict.fromkeys(r["setting"] for r in rows):
@@ -65,6 +66,7 @@ def planted(rows: Sequence[Record]) -> str:
             continue
         accuracies = [[r["label_free"] for r in part] for part in (ours, theirs)]
         bounds = ", ".join(f"{np.mean([r['bound'] for r in part]):.2f}" for part in (ours, theirs))
-        cells = [setting, *(spread(values, 1) for values in accuracies), spread([r["overlap"] for r in ours], 0), bounds]
+        cells = [setting, *(spread(values, 1) for values in accuracies)]
+        cells += [spread([r["overlap"] for r in ours], 0), bounds]
         lines.append("| " + " | ".join([*cells, difference(*accuracies)]) + " |")
     return "\n".join(lines)

@@ -58,9 +58,8 @@ def cells(seeds: int) -> Iterator[tuple[Cell, ContrastiveConfig]]:
             yield Cell("digits", "five-fold", method, seed), ContrastiveConfig(data="digits", probe_batch=256)
         for setting, batch in _BATCH.items():
             for method in REAL:
-                yield Cell(setting, "features", method, seed), (
-                    ContrastiveConfig().changed({**_IMAGES, "batch_size": batch})
-                )
+                config = ContrastiveConfig().changed({**_IMAGES, "batch_size": batch})
+                yield Cell(setting, "features", method, seed), config
 
 
 def problem_of(cell: Cell, config: ContrastiveConfig, train: Path | None, test: Path | None) -> Problem:

@@ -166,13 +166,10 @@ class ClassAttentiveClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
 
         z = embed(self._network, Rows(X, self._scaling, self._device)).numpy()
         self._note_weights()
+        # The samples that judge have had no part in the prototypes that they judge.
         trained, judged = (~held, held) if held.any() else (slice(None), slice(None))
-        prototypes = self._means(z[trained], codes[trained])
-        self.temperature_ = 1.0
-        if len(self.classes_) > 1:
-            self.temperature_ = fit_temperature(
-                class_attentive_scores(z[judged], self._weights, prototypes), codes[judged]
-            )
+        scores = self._scored(z[judged], self._means(z[trained], codes[trained]))
+        self.temperature_ = fit_temperature(scores, codes[judged]) if len(self.classes_) > 1 else 1.0
         self.prototypes_ = self._means(z, codes)
         self.bound_: BoundReport | None = None
         self.collapse_report_: CollapseReport | None = None
@@ -218,12 +215,9 @@ class ClassAttentiveClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
             elif self.backbone == "identity":
                 self._network = nn.Identity()
             else:
-                sizes = [self.hidden] if isinstance(self.hidden, Integral) else list(self.hidden)
-                hidden = sizes if self.backbone == "mlp" else []
+                hidden = self._sizes() if self.backbone == "mlp" else []
                 self._network = perceptron(width, hidden, dim, batch_norm=self.batch_norm)
-            attention = ClassAttention(
-                count, dim, kind=self.attention, bound=bound, w_min=self.w_min, w_max=self.w_max
-            )
+            attention = ClassAttention(count, dim, kind=self.attention, bound=bound, w_min=self.w_min, w_max=self.w_max)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="ClassAttentiveLoss: mode='paper'")  # the monitor says more
             self._criterion = ClassAttentiveLoss(
@@ -236,9 +230,13 @@ class ClassAttentiveClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         self._weights = None if weights_of(self._criterion) is None else self.class_weights_
 
     def _means(self, z: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        return class_attentive_prototypes(
+        found = class_attentive_prototypes(
             z, codes, self._weights, num_classes=len(self.classes_), kind=self.prototype
         )  # fmt: skip
+        return np.asarray(found)
+
+    def _scored(self, z: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
+        return np.asarray(class_attentive_scores(z, self._weights, prototypes))
 
     # ---- prediction --------------------------------------------------------------------------------------------------
 
@@ -262,7 +260,7 @@ class ClassAttentiveClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         return p / p.sum(1, keepdims=True)
 
     def _scores(self, X: Any) -> np.ndarray:
-        return class_attentive_scores(self.transform(X), self._weights, self.prototypes_)
+        return self._scored(self.transform(X), self.prototypes_)
 
     def transform(self, X: Any) -> np.ndarray:
         """Embeddings z, float32 ``[N, dim]``; weights and prototypes have no part in them."""
@@ -308,6 +306,9 @@ class ClassAttentiveClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
             raise ValueError(f"{_WHO}: X must have an even number of features with front_end='polar', got {X.shape[1]}")
         return PolarRadii()(torch.from_numpy(np.array(X, dtype=np.float32))).numpy()
 
+    def _sizes(self) -> list[int]:
+        return list(self.hidden) if np.iterable(self.hidden) else [self.hidden]  # type: ignore[arg-type, list-item]
+
     def _check_parameters(self) -> None:
         for name, low in (("dim", 1), ("epochs", 0), ("batch_size", 2)):
             value = getattr(self, name)
@@ -322,8 +323,8 @@ class ClassAttentiveClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         share = self.validation_fraction
         if not isinstance(share, Real) or not 0 <= float(share) < 1:
             raise ValueError(f"{_WHO}: validation_fraction must be in [0, 1), got {share!r}")
-        sizes = [self.hidden] if isinstance(self.hidden, Integral) else self.hidden
-        if not np.iterable(sizes) or any(not isinstance(size, Integral) or size < 1 for size in sizes):
+        sizes = self._sizes() if isinstance(self.hidden, Integral) or np.iterable(self.hidden) else [0]
+        if any(not isinstance(size, Integral) or size < 1 for size in sizes):
             raise ValueError(f"{_WHO}: hidden must be the size of a layer or several, got {self.hidden!r}")
         words = {
             "mode": _MODES, "attention": KINDS, "bound": ("auto", *BOUNDS), "front_end": (None, "polar"),

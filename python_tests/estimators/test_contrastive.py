@@ -68,7 +68,9 @@ def test_prediction_is_the_nearest_prototype_under_each_class_s_weights(fitted):
 def test_history_holds_loss_monitor_and_bound_of_each_epoch(fitted):
     model, _, _ = fitted
     assert [h["epoch"] for h in model.history_] == list(range(1, 11))
-    assert {"loss", "log_candidates", "status", "trace", "effective_rank", "bound", "true_error"} <= set(model.history_[0])
+    assert {"loss", "log_candidates", "status", "trace", "effective_rank", "bound", "true_error"} <= set(
+        model.history_[0]
+    )
     assert model.history_[-1]["loss"] < model.history_[0]["loss"]
     assert model.history_[0]["log_candidates"] == pytest.approx(math.log(63), rel=0.01)
 
@@ -210,7 +212,9 @@ def test_save_load_pickle_and_clone(fitted, tmp_path):
     assert not hasattr(clone(model), "classes_")
 
 
-@pytest.mark.parametrize("options", [{"mode": "paper"}, {"attention": "identity"}, {"attention": "embedding"}, {"batch_norm": True}])
+@pytest.mark.parametrize(
+    "options", [{"mode": "paper"}, {"attention": "identity"}, {"attention": "embedding"}, {"batch_norm": True}]
+)
 def test_other_forms_are_saved_too(gaussians_module, tmp_path, options):
     x, y = gaussians_module
     with warnings.catch_warnings():

@@ -78,7 +78,15 @@ class ContrastiveConfig(TypedConfig):
     def __post_init__(self) -> None:
         self.check_words(backbone=BACKBONES, device=DEVICES, angles=ANGLES, probe_solver=SOLVERS)
         self.check_positive(
-            "n_per_class", "seeds", "hidden", "dim", "epochs", "lr", "temperature", "probe_epochs", "probe_batch",
+            "n_per_class",
+            "seeds",
+            "hidden",
+            "dim",
+            "epochs",
+            "lr",
+            "temperature",
+            "probe_epochs",
+            "probe_batch",
             "neighbours",
         )
         unknown = [name for name in self.methods if name not in METHODS]

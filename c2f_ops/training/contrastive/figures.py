@@ -65,11 +65,13 @@ def draw_embeddings(path: Path, kept: Mapping[str, Mapping[str, np.ndarray]], by
         axes.spines[:].set_color(_FAINT)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, title="class", markerscale=2)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, title="class", markerscale=2
+        )
     figure.savefig(path, dpi=110)
     return (
         f"t-SNE of z/|z| of {_SAMPLES} test samples at most, the same for all methods, seed 0, perplexity "
-        f"{_PERPLEXITY:g}; axes have no unit, and t-SNE spreads out collapsed embeddings like any other (see the trace)."
+        f"{_PERPLEXITY:g}; axes have no unit, and t-SNE spreads out collapsed embeddings like any other: see the trace."
     )
 
 
@@ -116,7 +118,10 @@ def draw_distances(path: Path, kept: Mapping[str, Mapping[str, np.ndarray]], by_
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
-    return "Distances of training samples from their own and the nearest wrong prototype, with gamma of the bound; the horizontal scales differ. Seed 0."
+    return (
+        "Distances of training samples from their own and the nearest wrong prototype, with gamma of the bound; the "
+        "horizontal scales differ. Seed 0."
+    )
 
 
 def draw_epochs(path: Path, by_method: Records) -> str:
@@ -127,12 +132,15 @@ def draw_epochs(path: Path, by_method: Records) -> str:
         history = records[0]["history"]
         epochs = [h["epoch"] for h in history]
         start = abs(history[0]["loss"]) or 1.0
-        for axes, values in zip(
-            panels,
-            ([h["loss"] / start for h in history], [h["effective_rank"] for h in history], [h["bound"] for h in history]),
-            strict=True,
-        ):
-            axes.plot(epochs, values, color=colour, lw=1.6, ls="--" if "plain" in method else "-", label=SHORT[method])
+        for axes, key, scale in zip(panels, ("loss", "effective_rank", "bound"), (start, 1, 1), strict=True):
+            axes.plot(
+                epochs,
+                [h[key] / scale for h in history],
+                color=colour,
+                lw=1.6,
+                ls="--" if "plain" in method else "-",
+                label=SHORT[method],
+            )
         panels[2].plot(epochs, [max(h["true_error"], 1e-4) for h in history], color=colour, lw=1.0, ls=":")
     for axes, name in zip(
         panels, ("loss / loss of the first epoch", "effective rank of z", "bound (dotted: true error)"), strict=True
@@ -146,4 +154,7 @@ def draw_epochs(path: Path, by_method: Records) -> str:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=110)
-    return "Loss, effective rank, bound and true error (no error is drawn at 1e-4) of up to 2048 training samples after each epoch. Seed 0."
+    return (
+        "Loss, effective rank, bound and true error (no error is drawn at 1e-4) of up to 2048 training samples after "
+        "each epoch. Seed 0."
+    )

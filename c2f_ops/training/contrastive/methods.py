@@ -90,9 +90,10 @@ def _cross_entropy(problem: Problem, config: ContrastiveConfig, seed: int) -> Ou
     width, classes = x.shape[1], len(problem.names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        hidden = [config.hidden] if config.backbone == "mlp" else []
-        network = nn.Identity() if config.backbone == "identity" else None
-        network = network or perceptron(width, hidden, config.dim, batch_norm=config.batch_norm)
+        network: nn.Module = nn.Identity()
+        if config.backbone != "identity":
+            hidden = [config.hidden] if config.backbone == "mlp" else []
+            network = perceptron(width, hidden, config.dim, batch_norm=config.batch_norm)
         head = LinearClassifier(width if config.backbone == "identity" else config.dim, classes)
     loop = Loop(network, head, Plan(config.epochs, config.batch_size, config.lr, config.lr, seed), device)
     rows, rows_test = Rows(x, scaling, device), Rows(x_test, scaling, device)
@@ -103,4 +104,4 @@ def _cross_entropy(problem: Problem, config: ContrastiveConfig, seed: int) -> Ou
     with torch.no_grad():
         right = head.linear.cpu()(z_test).argmax(1).numpy() == problem.y_test
     prototypes = class_attentive_prototypes(z.numpy(), problem.y, num_classes=classes)
-    return Outcome(z.numpy(), z_test.numpy(), None, prototypes, history, float(right.mean()), seconds)
+    return Outcome(z.numpy(), z_test.numpy(), None, np.asarray(prototypes), history, float(right.mean()), seconds)

@@ -63,7 +63,7 @@ def told(record: dict[str, Any]) -> str:
 def judge(problem: Problem, outcome: Outcome, config: ContrastiveConfig, seed: int) -> dict[str, Any]:
     """Every readout of one trained method; accuracies on the test samples."""
     z, y, z_test, y_test = outcome.z, problem.y, outcome.z_test, problem.y_test
-    scores = class_attentive_scores(z_test, outcome.w, outcome.prototypes)
+    predicted = np.asarray(class_attentive_scores(z_test, outcome.w, outcome.prototypes)).argmax(1)
     bound = error_bound(z, y, outcome.w)
     fresh = error_bound(z_test, y_test, outcome.w, prototypes=outcome.prototypes, gamma=bound.gamma)
     state = collapse_report(z, y, outcome.w)
@@ -77,7 +77,7 @@ def judge(problem: Problem, outcome: Outcome, config: ContrastiveConfig, seed: i
         )
     }  # fmt: skip
     return {
-        "label_free": float((scores.argmax(1) == y_test).mean()), "classifier": outcome.classifier, **probes,
+        "label_free": float(np.mean(predicted == y_test)), "classifier": outcome.classifier, **probes,
         "knn": _knn(z, y, z_test, y_test, config.neighbours), "bound": bound.bound, "gamma": bound.gamma,
         "delta": bound.delta, "ell": bound.ell, "direct": bound.direct, "true_error": bound.true_error,
         "holdout": fresh.holdout, "status": state.status, "trace": state.trace,
