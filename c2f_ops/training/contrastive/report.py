@@ -43,7 +43,10 @@ READOUTS = (
     "of z. Bound: on training samples, mean and largest over seeds, vacuous from 1; held out: on test samples with "
     "gamma and prototypes from training, plus Hoeffding's term, with probability 95 %. s: processor time of training."
 )
-_COMPARED = {"label_free": "label-free", "knn": "k-NN", "probe_standardized": "probe, standardised z"}
+_COMPARED = {
+    "label_free": "label-free", "knn": "k-NN", "probe_standardized": "probe, standardised z",
+    "bound": "error bound (less is better)",
+}  # fmt: skip
 
 
 def read_results(run: Path) -> list[dict[str, Any]]:
