@@ -96,7 +96,7 @@ def class_attentive_loss(
     levels = y.shape[1]
     wide = torch.float64 if z.dtype == torch.float64 else torch.float32
     v = _squared_weights(w, y, z, wide)
-    classes = y[:, -1].clamp(max=0) if w is None else y[:, -1]
+    classes = y[:, -1].clamp(max=0) if w is None else y[:, -1].contiguous()
     positive, repelling = _tables(mode, levels, level_weights, hard_coarse_weight)
 
     world, first = World(group), -1

@@ -25,7 +25,8 @@
 //   float32. Arithmetic is float32; products v o z may be rounded to a 16-bit storage type before they are multiplied.
 // - `order` lists the anchors by class, excluded ones first, so that neighbours in it share weights: the norms of a tile of keys are needed
 //   for the few classes of a tile of anchors only. Results do not depend on which of the valid orders is given, but for rounding.
-// - Nothing of size A x N exists, nor C x N. Scratch is at most 12 (A + N) d float32 and a constant for each thread.
+// - Nothing of size A x N exists, nor C x N. Scratch is at most 12 (A + N) d float32, with d rounded up to whole vectors, and a few
+//   hundred rows of d for each thread.
 // - Sums run in one fixed order that depends on sizes alone: bit-equal from run to run and for any number of CPU threads. No float atomics.
 // - classes[i] >= C: the CPU kernel returns an error that names it; on a GPU attract[i] and repel[i] are NaN and no memory is touched out
 //   of bounds. NaN in key j reaches every anchor that has it as key; NaN in an anchor reaches its own results alone.
