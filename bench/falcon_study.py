@@ -11,116 +11,25 @@ the training samples only; fine labels of the test samples judge, and choose not
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from c2f_ops.data.embeddings import load_embeddings
-from c2f_ops.metrics import evaluate_discovery
-from c2f_ops.models import FalconConfig
 
-Fit = tuple[np.ndarray, np.ndarray | None]  # fine classes of the test samples, relations [D, K_F]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Features ``[N, d]``, coarse labels ``[N]`` or ``[N, D]``, fine labels ``[N]``."""
-
-    x: np.ndarray
-    coarse: np.ndarray
-    fine: np.ndarray
-
-    def first(self, n: int | None) -> Samples:
-        """The first n of a fixed shuffle."""
-        if n is None or n >= len(self.x):
-            return self
-        rows = np.random.default_rng(0).permutation(len(self.x))[:n]
-        return Samples(self.x[rows], self.coarse[rows], self.fine[rows])
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One result to compute."""
-
-    experiment: str
-    setting: str
-    method: str
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Its name in the file."""
-        return "/".join((self.experiment, self.setting, self.method, str(self.seed)))
-
-
-# ---- methods ---------------------------------------------------------------------------------------------------------
-
-
-def falcon(train: Samples, test: np.ndarray, n_fine: int, seed: int, **options: Any) -> Fit:
-    """FALCON with a linear head."""
-    from c2f_ops.estimators import FalconClusterer
-
-    model = FalconClusterer(n_fine, random_state=seed, **options).fit(train.x, train.coarse)
-    return model.predict(test), model.relations_
-
-
-def baseline(name: str, train: Samples, test: np.ndarray, n_fine: int, seed: int) -> Fit:
-    """A class of `c2f_ops.estimators.baselines` by name; only the upper bound sees fine labels."""
-    from c2f_ops.estimators import baselines
-
-    model = getattr(baselines, name)(n_fine, random_state=seed)
-    fine = (train.fine,) if name == "SupervisedUpperBound" else ()
-    model.fit(train.x, train.coarse, *fine)
-    return model.predict(test), np.atleast_2d(model.relations_)
-
-
-def plain_kmeans(train: Samples, test: np.ndarray, n_fine: int, seed: int) -> Fit:
-    """k-means over everything: no labels at all."""
-    from sklearn.cluster import KMeans
-
-    return KMeans(n_fine, n_init=1, random_state=seed).fit(train.x).predict(test), None
-
-
-BASELINES = ("GroupKMeans", "CoarseTrainingKMeans", "NeighbourClustering", "SupervisedUpperBound")
-
-
-def fit(method: str, train: Samples, test: np.ndarray, n_fine: int, seed: int, **options: Any) -> Fit:
-    """Train ``method`` on coarse labels and name the test samples' classes."""
-    if method == "FALCON":
-        return falcon(train, test, n_fine, seed, **options)
-    if method == "KMeans":
-        return plain_kmeans(train, test, n_fine, seed)
-    return baseline(method, train, test, n_fine, seed)
-
-
-# ---- experiments -----------------------------------------------------------------------------------------------------
-
-
-def true_relations(samples: Samples) -> np.ndarray:
-    """Coarse class of each fine class, by majority."""
-    counts = np.zeros((samples.fine.max() + 1, samples.coarse.max() + 1))
-    np.add.at(counts, (samples.fine, samples.coarse), 1)
-    return counts.argmax(1)
-
-
-def judge(train: Samples, test: Samples, result: Fit) -> dict[str, Any]:
-    """The metrics of a result against the fine classes and the relations of the test samples."""
-    predicted, relations = result
-    metrics = evaluate_discovery(
-        test.fine, predicted, g_true=true_relations(test), g_pred=None if relations is None else relations[0],
-        y_coarse=test.coarse, protocol="heldout",
-    )  # fmt: skip
-    kept = ("accuracy", "macro_accuracy", "ari", "nmi", "within_group_accuracy", "relation_accuracy", "ged")
-    kept += ("group_size_error", "used_clusters")
-    values = metrics.to_dict()
-    return {name: values[name] for name in kept}
-
+from .falcon_cells import BASELINES, FALCONS, Cell, Work, act, estimated, fit, judge, parser_of
+from .falcon_data import (
+    Samples,
+    digits,
+    true_relations,
+    variant,
+    with_noise,
+    with_pair_noise,
+    with_taxonomies,
+    with_two_parents,
+)
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -153,14 +62,21 @@ def cells(seeds: int) -> Iterator[Cell]:
             for method in ("FALCON", "GroupKMeans"):
                 yield Cell("classes", f"{share:.0%}", method, seed)
         for rate in NOISE:
-            for method in ("FALCON", "GroupKMeans"):
+            for method in ("FALCON", "GroupKMeans") if rate == 0.1 else (*FALCONS, "GroupKMeans"):
                 yield Cell("noise", f"{rate:.0%}", method, seed)
+        for rate in NOISE[2:]:
+            for method in (*FALCONS, "GroupKMeans"):
+                yield Cell("noise in pairs", f"{rate:.0%}", method, seed)
         for half in ("first taxonomy", "second taxonomy", "both"):
             yield Cell("taxonomies", half, "FALCON", seed)
         for method in ("FALCON", "GroupKMeans"):
             yield Cell("two parents", "10 classes split", method, seed)
         for method in ("FALCON", "KMeans", *BASELINES):
             yield Cell("digits", "10 classes", method, seed)
+        yield Cell("estimate", "estimated", "FALCON", seed)
+        for setting in ("CIFAR-68", "CIFAR-SI"):
+            for method in ("FALCON", "KMeans", *BASELINES):
+                yield Cell("variants", setting, method, seed)
 
 
 def compute(cell: Cell, train: Samples, test: Samples, **options: Any) -> dict[str, Any]:
@@ -171,15 +87,18 @@ def compute(cell: Cell, train: Samples, test: Samples, **options: Any) -> dict[s
     rng = np.random.default_rng(cell.seed)
     if cell.experiment == "ablation":
         switches = ABLATIONS[cell.setting]
+        options["may_keep_start"] = False  # what training makes is what an ablation asks for
     elif cell.experiment == "presets" and cell.setting in ("paper", "reference"):
         preset = cell.setting
     elif cell.experiment == "presets":
         options["relations"] = true_relations(train)
         switches = {"learn_relations": False}
     elif cell.experiment == "classes":
-        n_fine = round(n_fine * float(cell.setting.rstrip("%")) / 100)
+        n_fine = round(n_fine * cell.rate)
     elif cell.experiment == "noise":
-        train = with_noise(train, float(cell.setting.rstrip("%")) / 100, rng)
+        train = with_noise(train, cell.rate, rng)
+    elif cell.experiment == "noise in pairs":
+        train = with_pair_noise(train, cell.rate, rng)
     elif cell.experiment == "taxonomies":
         train = with_taxonomies(train, cell.setting)
     elif cell.experiment == "two parents":
@@ -187,61 +106,16 @@ def compute(cell: Cell, train: Samples, test: Samples, **options: Any) -> dict[s
     elif cell.experiment == "digits":
         train, test = digits()
         n_fine = 10
-    if cell.method == "FALCON":
-        options["config"] = FalconConfig.preset(preset, **switches)
-    else:
-        options = {}
+    elif cell.experiment == "variants":
+        train, test = (variant(samples, cell.setting) for samples in (train, test))
+        n_fine = int(train.fine.max()) + 1
+    elif cell.experiment == "estimate":
+        return estimated(cell, train, test, **options)
+    options |= {"preset": preset, "switches": switches}
     predicted, relations = fit(cell.method, train, test.x, n_fine, cell.seed, **options)
     if cell.setting == "second taxonomy":
         relations = None  # of another taxonomy than the test samples' labels
-    return judge(train, test, (predicted, relations))
-
-
-def with_noise(samples: Samples, rate: float, rng: np.random.Generator) -> Samples:
-    """Symmetric noise: a share ``rate`` of the coarse labels becomes another class, uniformly."""
-    count = samples.coarse.max() + 1
-    flipped = rng.random(len(samples.coarse)) < rate
-    other = (samples.coarse + rng.integers(1, count, len(samples.coarse))) % count
-    return replace(samples, coarse=np.where(flipped, other, samples.coarse))
-
-
-def with_taxonomies(samples: Samples, which: str) -> Samples:
-    """Even samples labelled by the first taxonomy, odd ones by a second that cuts across it; or one half alone.
-
-    The second groups fine classes by rank inside their first group: class r of group j belongs to group (j + 4 r) mod
-    20 of the second, so that two fine classes of one group never share a second group.
-    """
-    first = true_relations(samples)
-    rank = np.array([np.flatnonzero(np.flatnonzero(first == j) == k)[0] for k, j in enumerate(first)])
-    second = (first + 4 * rank) % (first.max() + 1)
-    even = np.arange(len(samples.x)) % 2 == 0
-    labels = np.stack([np.where(even, first[samples.fine], -1), np.where(even, -1, second[samples.fine])], 1)
-    if which == "both":
-        return replace(samples, coarse=labels)
-    rows, column = (even, 0) if which == "first taxonomy" else (~even, 1)
-    return Samples(samples.x[rows], labels[rows, column], samples.fine[rows])
-
-
-def with_two_parents(samples: Samples, count: int, rng: np.random.Generator) -> Samples:
-    """Half of the samples of ``count`` fine classes get the label of another coarse class."""
-    first = true_relations(samples)
-    coarse = samples.coarse.copy()
-    for k in rng.permutation(len(first))[:count]:
-        rows = np.flatnonzero(samples.fine == k)
-        coarse[rows[rng.random(len(rows)) < 0.5]] = (first[k] + 1 + rng.integers(first.max())) % (first.max() + 1)
-    return replace(samples, coarse=coarse)
-
-
-def digits() -> tuple[Samples, Samples]:
-    """scikit-learn's digits under coarse classes {0, 6, 8, 9}, {1, 4, 7} and {2, 3, 5}: 1,197 and 600 samples."""
-    from sklearn.datasets import load_digits
-
-    x, fine = load_digits(return_X_y=True)
-    coarse = np.array([0, 1, 2, 2, 1, 2, 0, 1, 0, 0])[fine]
-    order = np.random.default_rng(0).permutation(len(x))
-    parts = (order[600:], order[:600])
-    train, test = (Samples(x[rows].astype(np.float32), coarse[rows], fine[rows]) for rows in parts)
-    return train, test
+    return judge(test, (predicted, relations))
 
 
 def write_digits(folder: Path) -> None:
@@ -263,58 +137,23 @@ def load(path: Path) -> Samples:
     return Samples(np.asarray(data.X), data.coarse, data.fine)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Results so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def run(todo: Iterator[Cell], path: Path, work: Callable[[Cell], dict[str, Any]]) -> None:
-    """Compute what is not in the file, appending each result as it comes."""
-    done = {record["key"] for record in read(path)}
-    for cell in todo:
-        if cell.key in done:
-            continue
-        start = time.perf_counter()
-        record = {"key": cell.key, **vars(cell), **work(cell), "seconds": round(time.perf_counter() - start, 2)}
-        with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        print(
-            f"{cell.key}: accuracy {record['accuracy']:.3f}, ARI {record['ari']:.3f}, {record['seconds']} s", flush=True
-        )
-
-
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    go = commands.add_parser("run")
+    parser, commands, go = parser_of(__doc__)
     go.add_argument("--train", type=Path, required=True)
     go.add_argument("--test", type=Path, required=True)
-    go.add_argument("--out", type=Path, required=True)
-    go.add_argument("--seeds", type=int, default=3)
-    go.add_argument("--samples", type=int, help="training samples, for a trial")
-    go.add_argument("--epochs", type=int, help="epochs of FALCON, for a trial")
-    go.add_argument("--only", help="experiments, comma-separated")
-    page = commands.add_parser("report")
-    page.add_argument("results", type=Path)
-    page.add_argument("--notes", type=Path, required=True, help="what stands above the tables")
-    page.add_argument("--out", type=Path, required=True)
     files = commands.add_parser("digits")
     files.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "digits":
         write_digits(arguments.folder)
         return
-    if arguments.command == "report":
-        from .falcon_report import write_page
 
-        write_page(read(arguments.results), arguments.out, arguments.notes.read_text())
-        return
-    train, test = load(arguments.train).first(arguments.samples), load(arguments.test)
-    options = {} if arguments.epochs is None else {"epochs": arguments.epochs}
-    wanted = None if arguments.only is None else arguments.only.split(",")
-    todo = (cell for cell in cells(arguments.seeds) if wanted is None or cell.experiment in wanted)
-    run(todo, arguments.out, lambda cell: compute(cell, train, test, **options))
+    def prepare(**options: Any) -> Work:
+        train, test = load(arguments.train).first(arguments.samples), load(arguments.test)
+        return lambda cell: compute(cell, train, test, **options)
+
+    act(arguments, "falcon-cifar100", cells, prepare)
 
 
 if __name__ == "__main__":

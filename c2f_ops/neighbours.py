@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +70,7 @@ def group_knn(
     """
     check_choice("group_knn", "metric", metric, METRICS)
     check_choice("group_knn", "backend", backend, BACKENDS)
-    if not isinstance(k, Integral) or k < 1:
+    if not isinstance(k, (int, np.integer)) or k < 1:
         raise ValueError(f"group_knn: k must be an integer of at least 1, got {k!r}")
     k, x = int(k), _as_tensor("X", X)
     if x.ndim != 2 or x.dtype not in DTYPES:
@@ -131,10 +130,10 @@ def sample_neighbours(idx: Tensor, m: int, *, seed: int, step: int, samples: Ten
         if value.ndim != ndim or len(value) != len(idx):
             shape = "[B, k]" if ndim == 2 else f"[B] with B={len(idx)}"
             raise ValueError(f"sample_neighbours: {name} must have shape {shape}, got {list(value.shape)}")
-    if not isinstance(m, Integral) or m < 1:
+    if not isinstance(m, (int, np.integer)) or m < 1:
         raise ValueError(f"sample_neighbours: m must be an integer of at least 1, got {m!r}")
     for name, number in (("seed", seed), ("step", step)):
-        if not isinstance(number, Integral):
+        if not isinstance(number, (int, np.integer)):
             raise TypeError(f"sample_neighbours: {name} must be an integer, got {type(number).__name__}")
     m, seed, step = int(m), int(seed), int(step)
     idx = idx.long()

@@ -82,6 +82,34 @@ def bench_falcon_loss(
         write_record(record, table, out)
 
 
+def bench_class_attentive_loss(
+    cases: Annotated[str, option(DATA, "toy, batch, memory, many, large.")] = "toy,batch,memory,many,large",
+    dtypes: _Dtypes = "float32",
+    backend: _Backend = "auto",
+    device: OnDevice = "auto",
+    seconds: _Seconds = 10.0,
+    compiled: _Compiled = True,
+    clock: Annotated[str, option(MACHINE, "wall, or cpu: processor time of all threads.")] = "wall",
+    out: _Out = None,
+) -> None:
+    """Time class_attentive_loss and its gradient against the form with all pairs, interleaved, with peak memory."""
+    from ..bench.bench_class_attentive_loss import CASES, run_suite, table
+    from ..bench.records import DTYPES, write_record
+
+    record = run_suite(
+        _chosen("cases", cases, CASES),
+        dtypes=_chosen("dtypes", dtypes, DTYPES),
+        device=_device(device),
+        backend=backend,
+        seconds=seconds,
+        compiled=compiled,
+        clock=_chosen("clock", clock, ("wall", "cpu"))[0],
+    )
+    print(table(record))
+    if out is not None:
+        write_record(record, table, out)
+
+
 def _chosen(name: str, text: str, known: Collection[str]) -> list[str]:
     values = listed(name, text, str)
     for value in values:

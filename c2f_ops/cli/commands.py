@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, discover, falcon, mlph, selfsup
+from . import bench, contrastive, discover, falcon, mlph, selfsup
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -32,6 +32,7 @@ app.command("embed")(selfsup.embed_images)
 
 _train = typer.Typer(no_args_is_help=True, help="Train a model.")
 app.add_typer(_train, name="train")
+_train.command("contrastive")(contrastive.train_contrastive)
 _train.command("falcon")(falcon.train_falcon)
 _train.command("mlph")(mlph.train_mlph)
 _train.command("selfsup")(selfsup.train_selfsup)
@@ -48,3 +49,4 @@ _bench = typer.Typer(no_args_is_help=True, help="Measure an op against eager tor
 app.add_typer(_bench, name="bench")
 _bench.command("pool")(bench.bench_pool)
 _bench.command("falcon-loss")(bench.bench_falcon_loss)
+_bench.command("class-attentive")(bench.bench_class_attentive_loss)

@@ -29,7 +29,7 @@ from ._common import (
 
 
 def train_falcon(
-    data: Annotated[str | None, option(DATA, "birds (generated), cifar100, cifar68, csv, folder, ...")] = None,
+    data: Annotated[str | None, option(DATA, "birds-two-keys, birds (generated), cifar100, csv, folder, ...")] = None,
     root: Root = None,
     train_images: TrainImages = None,
     test_images: TestImages = None,
@@ -59,8 +59,8 @@ def train_falcon(
 ) -> None:  # fmt: skip
     """Find classes finer than the labels (FALCON): a classifier over fine classes, and the coarse class of each.
 
-    Without options: generated birds labelled with 6 families, of which the 15 genera are found; a small network, a few
-    minutes on two CPU cores.
+    Without options: generated birds, half of them labelled with one of 6 families, the others with one of 5 plumages;
+    their 15 genera are found. A small network, a few minutes on two CPU cores.
     """
     from ..training._typed import parse_setting, read_settings
     from ..training.falcon import FalconRun, make_run
@@ -81,7 +81,7 @@ def train_falcon(
             features=features, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, precision=precision,
             device=device, threads=threads, checkpoint_minutes=checkpoint_minutes,
         )  # fmt: skip
-        data, preset = changes.pop("data", "birds"), changes.pop("preset", "recommended")
+        data, preset = changes.pop("data", "birds-two-keys"), changes.pop("preset", "recommended")
         chosen = make_run(data, preset, changes)
         run = out if out is not None else new_folder(f"falcon-{data}")
     with stoppable(console, "train falcon", run):

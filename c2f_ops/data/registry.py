@@ -15,6 +15,7 @@ from .images import LabeledImages
 #: Names that :func:`load_dataset` knows, each in one line.
 DATASETS = {
     "birds": "generated bird-like images, 3 levels; needs no files",
+    "birds-two-keys": "the same birds, 15 genera: even items labelled by their family, odd ones by their plumage",
     "cifar100": "CIFAR-100, 20 / 100 classes: cifar100_<split>*.npz or the folder cifar-100-python",
     "cifar100-si": "CIFAR-100 with 32 to 99 % of each class; files of cifar100",
     "cifar-si": "cifar100-si by its name in the paper",
@@ -53,11 +54,11 @@ def load_dataset(
 
     Args:
         name: a key of ``DATASETS``.
-        root: folder of the files (for ``"csv"`` also the file itself); not used by ``"birds"``.
+        root: folder of the files (for ``"csv"`` also the file itself); not used for birds.
         split: ``"train"`` or ``"test"``; for ``"folder"`` the name of any sub-folder, for ``"csv"`` any in its column.
-        size: side of the images given out; None leaves them as they are (128 for ``"birds"``).
+        size: side of the images given out; None leaves them as they are (128 for birds).
         seed: of the generated images, or of the choice of ``n`` images.
-        n: number of images; None for all (1000 for ``"birds"``).
+        n: number of images; None for all (1000 for birds).
         corrupt: ``"raise"``, ``"skip"`` or ``"substitute"``; see :class:`LabeledImages`.
         resize_mode: ``"shorter"`` (and centre crop) or ``"squash"``.
 
@@ -71,8 +72,11 @@ def load_dataset(
         raise ValueError(f"load_dataset: split must be one of {', '.join(SPLITS)}, got {split!r}")
     if n is not None and n < 1:
         raise ValueError(f"load_dataset: n must be at least 1, got {n}")
-    if name == "birds":
-        return _birds(split, BIRDS_SIZE if size is None else size, seed, BIRDS if n is None else n)
+    if name in ("birds", "birds-two-keys"):
+        from .birds import load_birds
+
+        two_keys, size = name == "birds-two-keys", BIRDS_SIZE if size is None else size
+        return load_birds(split, BIRDS if n is None else n, size=size, seed=seed, two_keys=two_keys)
     if root is None:
         raise ValueError(f"load_dataset: root must be the folder of {name}, got None")
     options: dict[str, Any] = {"size": size, "corrupt": corrupt, "resize_mode": resize_mode}
@@ -102,11 +106,3 @@ def _reader(name: str) -> Callable[..., LabeledImages]:
         "cub100": cub.load_cub100,
         "folder": folder.load_folder,
     }[name]
-
-
-def _birds(split: str, size: int, seed: int, n: int) -> LabeledImages:
-    from .birds import birds_hierarchy, generate_birds
-
-    images, labels = generate_birds(n, size=size, seed=seed, split=split)
-    ids = [f"birds/{split}/{seed}/{i:06d}" for i in range(n)]
-    return LabeledImages("birds", split, birds_hierarchy(), labels, ids, images, size=size)

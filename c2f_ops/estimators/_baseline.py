@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ class Baseline(ClusterMixin, BaseEstimator):
     def fit(self, X: Any, y_coarse: Any) -> Any:
         """Fit on features ``[N, d]`` and coarse labels ``[N]`` (integers or strings; -1: none)."""
         rows, codes = self._read(X, y_coarse)
-        if not isinstance(self.n_fine, Integral) or not len(self.classes_coarse_) <= self.n_fine <= len(codes):
+        if not isinstance(self.n_fine, (int, np.integer)) or not len(self.classes_coarse_) <= self.n_fine <= len(codes):
             raise ValueError(
                 f"{type(self).__name__}: n_fine must be between the {len(self.classes_coarse_)} coarse classes and the "
                 f"{len(codes)} samples, got {self.n_fine!r}"

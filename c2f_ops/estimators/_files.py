@@ -38,7 +38,8 @@ def save(model: Any, path: Path) -> Path:
         "epoch": model._loop.epoch, "n_features": model.n_features_in_, "n_fine": model.n_fine_,
         "names": getattr(model, "feature_names_in_", np.zeros(0)).tolist(), "datasets": model.datasets_.tolist(),
         "classes": [c.tolist() for c in model._classes], "history": model.history_, "gap": model.mstep_gap_,
-        "forced": model.balance_forced_, "multi_parent": model.multi_parent_, "copies": model.copies_.tolist(),
+        "forced": model.balance_forced_, "kept_start": model.kept_start_, "multi_parent": model.multi_parent_,
+        "copies": model.copies_.tolist(),
         "estimate": None if model.n_fine_estimate_ is None else model.n_fine_estimate_.to_dict(),
     }  # fmt: skip
     partial = path.with_name(path.name + ".partial")
@@ -96,7 +97,7 @@ def load(cls: Any, path: Path, device: str) -> Any:
     model.n_fine_estimate_ = None if meta["estimate"] is None else FineCountEstimate.from_dict(meta["estimate"])
     model.relations_, model.labels_ = falcon.relations.cpu().numpy(), tensors["labels"].numpy()
     model.mstep_gap_, model.balance_forced_ = meta["gap"], meta["forced"]
-    model.copies_ = np.array(copies, dtype=np.int64)
+    model.copies_, model.kept_start_ = np.array(copies, dtype=np.int64), meta["kept_start"]
     model.multi_parent_ = [MultiParent(*row) for row in meta["multi_parent"]]
     return model
 

@@ -14,14 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..models import Falcon
-from ..models.falcon_init import kmeans_start, proportional, set_classifier, sharpness_of, spread
 from ..neighbours import group_knn, sample_neighbours
-from ..relations import group_cost, solve_relations
 from ._inputs import Labels, Rows
 
 _BANK = 1 << 26  # teacher logits [N, K_F] kept at most; beyond, a frozen teacher gives the same ones when asked
 _LOGITS = 1 << 22  # logits computed at once in a pass over all rows
-_MEMBERS = 256  # samples per centre that k-means looks at
 
 
 class Head(nn.Module):
@@ -82,66 +79,6 @@ def find_neighbours(x: Any, groups: np.ndarray, k: int, metric: str, device: tor
         for row, ids in zip(rows, near_or_self, strict=True):
             found[row, :near] = ids[ids != row][:near]
     return torch.from_numpy(found).to(device)
-
-
-def start_from_kmeans(
-    falcon: Falcon,
-    rows: Rows,
-    codes: np.ndarray,
-    sizes: np.ndarray | None,
-    confidence: float,
-    seed: int,
-    *,
-    keep: bool = False,
-) -> None:
-    """Set classifier and relations from k-means inside the coarse classes of the data set with the most labels.
-
-    The relations of other data sets are solved from how their labels fall on these clusters. The scores' scale is the
-    one that gives the samples the mean ``confidence`` inside their coarse class. With ``keep`` the relations that
-    ``falcon`` has stay, and say how many clusters each coarse class gets.
-    """
-    first = int((codes >= 0).sum(0).argmax())
-    counts, num_fine = falcon.num_coarse, falcon.num_fine
-    given = falcon.relations.cpu().numpy()
-    if keep:
-        sizes = np.bincount(given[first], minlength=counts[first])
-    elif sizes is None:
-        samples = np.bincount(codes[codes[:, first] >= 0, first], minlength=counts[first])
-        equal = falcon.config.group_prior == "equal"
-        sizes = spread(num_fine, counts[first]) if equal else proportional(num_fine, samples)
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for j, size in enumerate(sizes):
-        members = np.flatnonzero(codes[:, first] == j)
-        most = max(10_000, _MEMBERS * int(size))
-        chosen.append(members if len(members) <= most else np.sort(rng.choice(members, most, replace=False)))
-    pick = np.concatenate(chosen)
-    x = rows.take(torch.from_numpy(pick)).cpu().numpy()
-    start = kmeans_start(x, codes[pick, first], sizes, seed=seed)
-    sharpness = sharpness_of(x, codes[pick, first], start.centroids, start.relations, confidence)
-    centroids = start.centroids
-    if keep:
-        order = np.argsort(given[first], kind="stable")
-        centroids = np.empty_like(centroids)
-        centroids[order] = start.centroids
-    for network in (falcon.student, falcon.teacher):
-        assert isinstance(network, Head)
-        set_classifier(network.linear, centroids, sharpness=sharpness)
-    if keep:
-        return
-    relations = np.repeat(start.relations[None], len(counts), 0)
-    others = [d for d in range(len(counts)) if d != first]
-    if others:
-        cost = [torch.zeros(num_fine, c, dtype=torch.float64) for c in counts]
-        with torch.no_grad():
-            for where, part in rows.chunks():
-                p = falcon.teacher(part).softmax(1).cpu()
-                for d in others:
-                    group_cost(p, torch.from_numpy(codes[where, d]), counts[d], out=cost[d])
-        for d in others:
-            lam = falcon.config.balance(num_fine, counts[d], 1, 1)
-            relations[d] = solve_relations((cost[d] / cost[d].sum()).numpy(), lam).g
-    falcon.set_relations(relations)
 
 
 @dataclass
@@ -227,7 +164,7 @@ class Loop:
             codes[where] = falcon.complete(logits, y).cpu().numpy()
         return Labels(codes, labels.classes, labels.datasets).groups
 
-    def finish(self, rows: Rows, codes: Tensor) -> list[np.ndarray]:
+    def finish(self, rows: Rows, codes: Tensor, *, solve: bool = True) -> list[np.ndarray]:
         """Solve the relations once more, from predictions for all rows; return their co-occurrence ``[K_F, K_C]``."""
         falcon = self.falcon.eval()
         falcon.forget()
@@ -235,7 +172,7 @@ class Loop:
         for where, logits in logits_of(network, rows):
             falcon.count(logits, codes[where])
         costs = [cost.numpy() for cost in falcon.cooccurrence()]
-        if falcon.config.learn_relations:
+        if falcon.config.learn_relations and solve:
             falcon.solve(self.epoch, self.plan.epochs)
         return costs
 

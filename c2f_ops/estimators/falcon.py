@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -20,10 +19,11 @@ from ..metrics import evaluate_discovery
 from ..models import Falcon, FalconConfig
 from ._copies import merge_copies, split_classes
 from ._inputs import Labels, Rows, check_range, dense, find_device, fit_scaling, read_labels, to_array
-from ._loop import Loop, Plan, find_neighbours, logits_of, make_head, start_from_kmeans
+from ._loop import Loop, Plan, find_neighbours, logits_of, make_head
 from ._reports import MultiParent, second_parents
 from ._reservoir import Reservoir
-from .n_fine import FineCountEstimate, estimate_n_fine
+from ._start import Retreat, start_from_kmeans
+from .n_fine import count_fine
 
 _WHO = "FalconClusterer"
 _METRICS = ("cosine", "l2", "ip")
@@ -47,7 +47,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         epochs: Passes over the data.
         batch_size: Samples of a step; None: as many as make 20 steps an epoch, between 64 and 512 and no less than four
             for each fine class (at most 1024).
-        lr: Learning rate of SGD with momentum 0.9, falling to 0 along a cosine.
+        lr: Learning rate of SGD with momentum 0.9, falling to 0 along a cosine. None: 0.03 from a k-means start that
+            knows the one taxonomy there is; 0.1 from a random one, or where several taxonomies have to meet.
         weight_decay: Its weight decay.
         standardize: Each feature to mean 0 and variance 1. False: all features centred and divided by one number.
         noise: Standard deviation of Gaussian noise that makes the two views of a sample, in units of a feature's
@@ -57,6 +58,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         metric: "cosine", "l2" or "ip", distance of the nearest neighbours in X as it is given.
         drop_uncertain: After the soft epochs this share of coarse labels, those that the teacher finds least likely, is
             dropped. For noisy labels.
+        may_keep_start: `fit` on one data set returns the k-means start where neighbours share their fine class less
+            often after training than before.
         multi_parent: Share of a second coarse class from which a fine class is reported in ``multi_parent_``.
         multi_parent_action: "report", or "duplicate": after the soft epochs such a class gets a copy below its second
             coarse class, and the relations stay from there on. For hierarchies that are not strict.
@@ -73,6 +76,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         n_fine_: K_F.
         n_fine_estimate_: `FineCountEstimate` where ``n_fine`` is None, else None.
         labels_: int64 ``[N]``, fine class of each training sample.
+        kept_start_: Whether the result is the start, see ``may_keep_start``.
         history_: One dict for each epoch: loss and its terms, clusters in use, changed parents, tau, lr.
         mstep_gap_: Largest gap of the latest solve to its proven bound; NaN without a solve.
         balance_forced_: Whether the balance term alone fixed the group sizes in the latest solve.
@@ -101,7 +105,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         hidden: Sequence[int] = (),
         epochs: int = 60,
         batch_size: int | None = None,
-        lr: float = 0.1,
+        lr: float | None = None,
         weight_decay: float = 0.0,
         standardize: bool = True,
         noise: float = 0.0,
@@ -109,6 +113,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         confidence: float = 0.4,
         metric: str = "cosine",
         drop_uncertain: float = 0.0,
+        may_keep_start: bool = True,
         multi_parent: float = 0.25,
         multi_parent_action: str = "report",
         reservoir: int = 256,
@@ -131,6 +136,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         self.confidence = confidence
         self.metric = metric
         self.drop_uncertain = drop_uncertain
+        self.may_keep_start = may_keep_start
         self.multi_parent = multi_parent
         self.multi_parent_action = multi_parent_action
         self.reservoir = reservoir
@@ -156,6 +162,10 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         rows = Rows(X, self._scaling, self._device)
         codes = torch.from_numpy(labels.codes).to(self._device)
         groups = None
+        retreat = None
+        one = len(labels.classes) == 1  # a start does not know the other data sets' labels
+        if self.may_keep_start and one and self.epochs and self._sharper is not None:
+            retreat = Retreat(self._loop, rows, self._sharper)
         self.dropped_ = np.zeros_like(labels.codes, dtype=bool)
         due = math.ceil(self._falcon.config.soft_length(self.epochs))
         for epoch in range(1, self.epochs + 1):
@@ -169,7 +179,11 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
                 self.dropped_ = self._loop.uncertain(rows, codes, self.drop_uncertain).cpu().numpy()
                 labels = Labels(np.where(self.dropped_, -1, labels.codes), labels.classes, labels.datasets)
                 codes = torch.from_numpy(labels.codes).to(self._device)
-        for d, share in enumerate(self._loop.finish(rows, codes)):
+        if retreat is not None and not len(self.copies_) and retreat.better(self._loop, rows, near):
+            self.kept_start_ = True
+            retreat.go(self._loop)
+        solve = bool(self.epochs) and not self.kept_start_
+        for d, share in enumerate(self._loop.finish(rows, codes, solve=solve)):
             np.add.at(share, self.copies_, share[self.n_fine_ :])
             found = second_parents(share[: self.n_fine_], self.multi_parent)
             self.multi_parent_ += [MultiParent(d, *row) for row in found]
@@ -232,7 +246,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         self._device = self._find_device()
         self._scaling = fit_scaling(X, self.standardize)
         rows = Rows(X, self._scaling, self._device)
-        sizes = self._count_fine(X, labels, seed)
+        self.n_fine_, sizes, self.n_fine_estimate_ = count_fine(_WHO, X, labels, self.n_fine, seed, self.device)
         config = self.config if self.config is not None else FalconConfig.preset(self.preset)
         head = make_head(X.shape[1], self.n_fine_, self.hidden, seed, self._device)
         kmeans = config.mstep_init == "kmeans"
@@ -243,36 +257,17 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
             seed=seed, group=None,
         ).to(self._device)  # fmt: skip
         batch = self._batch(X.shape[0])
-        plan = Plan(self.epochs, batch, self.lr, self.weight_decay, self.noise, self.dropout, seed)
+        lr = (0.03 if kmeans and len(labels.counts) == 1 else 0.1) if self.lr is None else self.lr
+        plan = Plan(self.epochs, batch, lr, self.weight_decay, self.noise, self.dropout, seed)
         self._loop = Loop(falcon, plan)
-        if kmeans:
-            start_from_kmeans(falcon, rows, labels.codes, sizes, self.confidence, seed, keep=given is not None)
+        start = (rows, labels.codes, sizes, self.confidence, seed)
+        self._sharper = start_from_kmeans(falcon, *start, keep=given is not None) if kmeans else None
         self._classes, self.datasets_ = labels.classes, labels.datasets
         self.history_: list[dict[str, Any]] = []
+        self.kept_start_ = False
         self.classes_coarse_ = labels.classes[0] if len(labels.classes) == 1 else labels.classes
         self._start_streaming()
         return X, labels
-
-    def _count_fine(self, X: Any, labels: Labels, seed: int) -> np.ndarray | None:
-        """Set ``n_fine_``; sizes of the groups of the most labelled data set where they were estimated."""
-        self.n_fine_estimate_: FineCountEstimate | None = None
-        most = max(labels.counts)
-        if self.n_fine is not None:
-            if self.n_fine < most:
-                raise ValueError(f"{_WHO}: n_fine must be at least the {most} coarse classes, got {self.n_fine}")
-            self.n_fine_ = int(self.n_fine)
-            return None
-        first = labels.first
-        self.n_fine_estimate_ = estimate_n_fine(X, labels.codes[:, first], random_state=seed, device=self.device)
-        sizes = self.n_fine_estimate_.per_coarse
-        sizes = np.pad(sizes, (0, labels.counts[first] - len(sizes)), constant_values=1)
-        self.n_fine_ = max(int(sizes.sum()), most)
-        warnings.warn(
-            f"{_WHO}: n_fine is None; {self.n_fine_} fine classes were estimated "
-            f"({self.n_fine_estimate_.low} to {self.n_fine_estimate_.high}); n_fine_estimate_ has the report",
-            stacklevel=4,
-        )
-        return sizes if sizes.sum() == self.n_fine_ else None
 
     def _neighbours(self, X: Any, groups: np.ndarray) -> Tensor:
         config = self._falcon.config
@@ -460,6 +455,8 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         ranges |= {"confidence": (0, 1), "drop_uncertain": (0, 1), "multi_parent": (0, 1)}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
+            if value is None and name == "lr":
+                continue
             if not isinstance(value, Real) or not low <= float(value) < high:
                 raise ValueError(f"{_WHO}: {name} must be a number in [{low}, {high}), got {value!r}")
         sizes = self.hidden

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils import check_array
 
-from ._inputs import Rows, check_range, dense, fit_scaling, read_labels, to_array
+from ._inputs import Labels, Rows, check_range, dense, fit_scaling, read_labels, to_array
 
 _SAMPLES = 1000  # of a coarse class that the votes on k-means look at
 _WIDTH = 32  # principal components of a coarse class that they look at
@@ -109,7 +109,7 @@ def estimate_n_fine(
     Returns:
         The estimate; print it for a report.
     """
-    if not isinstance(k_max, Integral) or isinstance(k_max, bool) or k_max < 1:
+    if not isinstance(k_max, (int, np.integer)) or isinstance(k_max, bool) or k_max < 1:
         raise ValueError(f"estimate_n_fine: k_max must be an integer of at least 1, got {k_max!r}")
     X = check_array(to_array(X), accept_sparse="csr", dtype="numeric", input_name="X", estimator="estimate_n_fine")
     check_range("estimate_n_fine", X)
@@ -205,8 +205,9 @@ def _merge_votes(
     sizes = np.clip(np.minimum(2 * guess, counts // _PER_CLUSTER), 1, None)
     relations = np.repeat(np.arange(len(guess)), sizes)
     model = FalconClusterer(
-        int(sizes.sum()), relations=relations, epochs=30, standardize=standardize, device=device, random_state=seed
-    )
+        int(sizes.sum()), relations=relations, epochs=30, lr=0.1, standardize=standardize, may_keep_start=False,
+        device=device, random_state=seed,
+    )  # fmt: skip
     x = dense(X[pick])
     model.fit(x, y[pick])
     p = model.predict_proba(x)
@@ -241,3 +242,24 @@ def merge_counts(p: np.ndarray, near: np.ndarray, relations: np.ndarray, num_coa
                 group[root(a)] = root(b)
     roots = [relations[k] for k in group if group[k] == k]
     return np.maximum(np.bincount(roots, minlength=num_coarse), 1)
+
+
+def count_fine(
+    who: str, X: Any, labels: Labels, n_fine: int | None, seed: int, device: str
+) -> tuple[int, np.ndarray | None, FineCountEstimate | None]:
+    """K_F as given, or estimated with a warning; then also sizes of the groups of the most labelled data set."""
+    most = max(labels.counts)
+    if n_fine is not None:
+        if n_fine < most:
+            raise ValueError(f"{who}: n_fine must be at least the {most} coarse classes, got {n_fine}")
+        return int(n_fine), None, None
+    first = labels.first
+    estimate = estimate_n_fine(X, labels.codes[:, first], random_state=seed, device=device)
+    sizes = np.pad(estimate.per_coarse, (0, labels.counts[first] - len(estimate.per_coarse)), constant_values=1)
+    count = max(int(sizes.sum()), most)
+    warnings.warn(
+        f"{who}: n_fine is None; {count} fine classes were estimated ({estimate.low} to {estimate.high}); "
+        "n_fine_estimate_ has the report",
+        stacklevel=4,
+    )
+    return count, sizes if sizes.sum() == count else None, estimate

@@ -144,15 +144,19 @@ class FalconLoss(nn.Module):
 
     def _running_reg(self, z: Tensor) -> Tensor:
         """L_reg at the running mean of p, of all processes."""
-        p = _widen(z).softmax(1)
-        # In float64 sums of float32 numbers do not round, so that all processes hold the same bits.
-        sums = World(self.group).sum(torch.cat([p.sum(0), p.new_tensor([len(p)])]).double())
-        mean, tiny = sums[:-1] / sums[-1].clamp(min=1), torch.finfo(torch.float64).tiny
-        running = torch.lerp(mean.detach(), self.running_p, self.reg_ema)
+        world, p = World(self.group), _widen(z).softmax(1)
+        mass, tiny = p.sum(0), torch.finfo(p.dtype).tiny
+        # Added in the order of the processes, so that all of them hold the same bits.
+        total = world.gather(torch.cat([mass.detach(), mass.new_tensor([len(p)])])[None]).sum(0)
+        count = total[-1].clamp(min=1)
+        running = torch.lerp((total[:-1] / count).to(self.running_p), self.running_p, self.reg_ema)
         if self.training:
             self.running_p.copy_(running)
-        here = mean + (running / running.sum().clamp(min=tiny) - mean).detach()
-        return (math.log(self.num_fine) + (here * here.clamp(min=tiny).log()).sum()).to(p)
+        running = running / running.sum().clamp(min=tiny)
+        slope = running.clamp(min=tiny).log()
+        value = math.log(self.num_fine) + (running * slope).sum()
+        here = mass * (world.size / count)
+        return value.to(p) + (slope.to(p) * (here - here.detach())).sum()
 
     def extra_repr(self) -> str:
         """Show the settings."""

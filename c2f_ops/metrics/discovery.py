@@ -182,8 +182,9 @@ def _within(truth: Ints, pred: Ints, coarse: Ints) -> float:
     """Share of samples right when clusters are matched inside each coarse class."""
     hits = 0
     for group in np.unique(coarse[coarse >= 0]):
-        inside = coarse == group
-        table = _contingency(truth[inside], pred[inside])
+        inside = (coarse == group) & (pred >= 0)
+        rows, columns = (np.unique(ids[inside], return_inverse=True)[1] for ids in (pred, truth))
+        table = _contingency(columns, rows)
         matching = _match(table)
         hits += int(table[np.flatnonzero(matching >= 0), matching[matching >= 0]].sum())
     return hits / int((coarse >= 0).sum())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -68,7 +66,7 @@ def graph_edit_distance(
         if parents.min(initial=0) < 0:
             raise ValueError(f"{name}: {argument} must be at least 0, got {parents.min()}")
         count = int(parents.max(initial=-1)) + 1 if count is None else count
-        if not isinstance(count, Integral) or count > MOST_CELLS:
+        if not isinstance(count, (int, np.integer)) or count > MOST_CELLS:
             raise ValueError(f"{name}: num_coarse_{argument[2:]} must be an integer up to 2^30, got {count!r}")
         if parents.max(initial=-1) >= count:
             raise ValueError(f"{name}: num_coarse_{argument[2:]} must exceed every parent, got {count}")

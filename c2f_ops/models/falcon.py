@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -79,6 +80,7 @@ class Falcon(nn.Module):
         for d, count in enumerate(self.num_coarse):
             self.register_buffer(f"cost_{d}", torch.zeros(num_fine, count, dtype=torch.float64))
             self.register_buffer(f"prices_{d}", torch.full((count,), torch.nan, dtype=torch.float64))
+            self.register_buffer(f"sizes_{d}", torch.full((count,), torch.nan, dtype=torch.float64))
         self.last_results: list[RelationResult] | None = None
         if relations is None:
             self._draw_relations(seed)
@@ -106,6 +108,13 @@ class Falcon(nn.Module):
         self.criterion.set_relations(g)
         for d in range(len(self.num_coarse)):
             self.get_buffer(f"prices_{d}").fill_(torch.nan)
+
+    def expect_sizes(self, d: int, sizes: Any) -> None:
+        """Let data set d's relation solve pull to groups of ``sizes`` ``[K_C]``, not to shares of the samples.
+
+        Without effect where ``group_prior`` is "equal".
+        """
+        self.get_buffer(f"sizes_{d}").copy_(torch.as_tensor(sizes))
 
     def train(self, mode: bool = True) -> Falcon:
         """Set the mode; the teacher is in eval mode unless it keeps statistics of its own."""
@@ -209,7 +218,9 @@ class Falcon(nn.Module):
             lam = self.config.balance(self.num_fine, count, epoch, epochs)
             counted = bool(cost.any())  # a window may hold no label of a data set
             proportional = counted and self.config.group_prior == "proportional"
-            prior = self.num_fine * cost.sum(0).numpy() if proportional else None
+            sizes = self.get_buffer(f"sizes_{d}").cpu().numpy()
+            shares = self.num_fine * cost.sum(0).numpy() if np.isnan(sizes).any() else sizes
+            prior = shares if proportional else None
             previous = self.relations[d].cpu().numpy()
             result = solve_relations(cost.numpy(), lam, prev=previous, prices=known, prior=prior)
             prices.copy_(torch.from_numpy(result.prices))

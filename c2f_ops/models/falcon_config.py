@@ -94,13 +94,13 @@ class FalconConfig:
     predict_with: str = "student"
 
     def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"FalconConfig: {name} must be one of {allowed}, got {getattr(self, name)!r}")
         for name, wanted in get_type_hints(type(self)).items():
             if not _fits(getattr(self, name), wanted):
                 words = str(wanted) if get_args(wanted) else wanted.__name__
                 raise TypeError(f"FalconConfig: {name} must be {words}, got {getattr(self, name)!r}")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"FalconConfig: {name} must be one of {allowed}, got {getattr(self, name)!r}")
         if len(self.lambdas) not in (3, 4) or not all(0 <= x < math.inf for x in self.lambdas):
             raise ValueError(
                 f"FalconConfig: lambdas must be three or four finite numbers, none negative, got {self.lambdas!r}"

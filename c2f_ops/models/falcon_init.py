@@ -31,7 +31,9 @@ def proportional(num_fine: int, samples: np.ndarray) -> np.ndarray:
     return sizes
 
 
-def kmeans_start(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, *, seed: int = 0) -> FineStart:
+def kmeans_start(
+    x: np.ndarray, y: np.ndarray, sizes: np.ndarray, *, seed: int = 0, first: list[np.ndarray] | None = None
+) -> FineStart:
     """k-means with ``sizes[j]`` centres among the samples of coarse class j.
 
     Args:
@@ -39,6 +41,7 @@ def kmeans_start(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, *, seed: int =
         y: int ``[N]`` coarse labels, -1 for none (left out).
         sizes: int ``[K_C]``, fine classes of each coarse class, each at least 1.
         seed: Seed of the initial centres.
+        first: Centres ``[sizes[j], d]`` of each class to start from besides; the result of least inertia counts.
 
     Returns:
         Centroids grouped by coarse class in order. A class with fewer samples than centres repeats its samples; one
@@ -50,8 +53,10 @@ def kmeans_start(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, *, seed: int =
     for j, size in enumerate(sizes.tolist()):
         members = x[y == j]
         if len(members) > size:
-            model = KMeans(size, n_init=3, random_state=seed + j).fit(members)
-            centroids.append(model.cluster_centers_)
+            models = [KMeans(size, n_init=3, random_state=seed + j).fit(members)]
+            if first is not None and len(first[j]) == size:
+                models.append(KMeans(size, init=first[j], n_init=1).fit(members))
+            centroids.append(min(models, key=lambda model: model.inertia_).cluster_centers_)
         else:
             members = members if len(members) else x.mean(0, keepdims=True)
             centroids.append(members[np.arange(size) % len(members)])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +41,7 @@ def group_cost(
         raise TypeError(f"group_cost: y must be an integer tensor, got {y.dtype}")
     if y.device != p.device:
         raise ValueError(f"group_cost: y must be on {p.device} like p, got {y.device}")
-    if not isinstance(num_coarse, Integral):
+    if not isinstance(num_coarse, (int, np.integer)):
         raise TypeError(f"group_cost: num_coarse must be an integer, got {type(num_coarse).__name__}")
     if p.ndim != 2:
         raise ValueError(f"group_cost: p must have shape [N, K_F], got {list(p.shape)}")

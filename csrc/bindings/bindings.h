@@ -20,6 +20,7 @@ T* pointer(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
+void bind_class_attentive_supcon_cpu(pybind11::module_& m);
 void bind_falcon_loss_cpu(pybind11::module_& m);
 void bind_multilinear_pool_cpu(pybind11::module_& m);
 void bind_signed_sqrt_normalize_cpu(pybind11::module_& m);

@@ -61,6 +61,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_features", &cpu_features, "Features that processor and operating system allow, name -> bool.");
   m.def("cpu_isa", [] { return c2f::isa_name(c2f::cpu_isa()); }, "Instruction set of the CPU kernels; C2F_CPU_ISA forces one.");
 
+  c2f::bind_class_attentive_supcon_cpu(m);
   c2f::bind_falcon_loss_cpu(m);
   c2f::bind_multilinear_pool_cpu(m);
   c2f::bind_signed_sqrt_normalize_cpu(m);

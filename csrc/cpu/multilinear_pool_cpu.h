@@ -7,6 +7,7 @@
 #pragma once
 
 #include "c2f/multilinear_pool.h"
+#include "cpu/arena.h"
 #include "cpu/kernels.h"
 
 namespace c2f {
@@ -16,27 +17,7 @@ namespace c2f {
 inline constexpr int64_t kBlockRows = 224;
 inline constexpr int64_t kBlockK = 256;  // steps of k summed in registers before the tile in memory is updated
 
-inline constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline constexpr int64_t block_tiles(int mr) { return kBlockRows / mr; }
-
-// Hands out 64-byte aligned pieces of a buffer. With a null base it only counts: the plan and the run share one layout.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
-
-  template <typename T>
-  T* take(int64_t count) {
-    char* at = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += ceil_div(count * static_cast<int64_t>(sizeof(T)), 64) * 64;
-    return reinterpret_cast<T*>(at);
-  }
-
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
 
 // The rows of samples first .. first + samples, and the tiles they are cut into.
 struct Rows {

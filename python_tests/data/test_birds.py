@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from c2f_ops.data.birds import LEVELS, NAMES, PARENTS, birds_hierarchy, generate_birds
+from c2f_ops.data import load_dataset
+from c2f_ops.data.birds import LEVELS, NAMES, PARENTS, birds_hierarchy, generate_birds, load_birds
 from c2f_ops.data.birds.anatomy import BUILDERS, Pose
 from c2f_ops.data.birds.dataset import _stream, render
 from c2f_ops.data.birds.paint import Frame
@@ -192,3 +193,21 @@ def test_colour_does_not_tell_the_species() -> None:
 def test_bad_input(kwargs: dict, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         generate_birds(**kwargs)
+
+
+def test_two_keys_tell_every_genus() -> None:
+    both = load_birds("train", 80, size=8, seed=2, two_keys=True)
+    images, labels = generate_birds(80, size=8, seed=2)
+    assert torch.equal(both.stacked(), images) and torch.equal(both.labels, labels[:, :2])
+    keys = both.taxonomies
+    assert [len(names) for names in keys.names] == [6, 5]
+    assert keys.meet_is_fine and list(keys.names[0]) == list(NAMES[0])
+    for species, kind in enumerate(SPECIES):
+        genus = PARENTS[2][species]
+        assert keys.names[0][keys.relations[0, genus]] == kind.family
+        assert keys.names[1][keys.relations[1, genus]] == kind.pattern
+    families_of = [keys.relations[0, keys.relations[1] == pattern].unique() for pattern in range(5)]
+    assert all(len(families) > 1 for families in families_of), "no pattern stays inside a family"
+    assert torch.equal(keys.y[0::2, 0], labels[0::2, 0]) and (keys.y[0::2, 1] == -1).all()
+    assert torch.equal(keys.y[1::2, 1], keys.relations[1, labels[1::2, 1]].long()) and (keys.y[1::2, 0] == -1).all()
+    assert load_dataset("birds-two-keys", n=80, size=8, seed=2).ids == both.ids

@@ -65,6 +65,33 @@ def test_digits_beat_their_start(digits):
     assert found.relation_accuracy == 1
 
 
+def unbalanced(gaussians, seed):
+    """Eight Gaussians, two in each group, sizes as 1 / rank: one group holds the largest and the smallest."""
+    data = gaussians(seed, fine=8, coarse=4, d=12, n=8 * 240)
+    sizes = 240 / (1 + np.arange(8))
+    rows = np.concatenate([np.flatnonzero(data.fine == k)[: int(n)] for k, n in enumerate(sizes)])
+    return type(data)(data.x[rows], data.y[rows], data.fine[rows], data.parents)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_classes_of_very_different_size_are_found(gaussians, seed):
+    data = unbalanced(gaussians, seed)
+    found = quick(8, random_state=seed).fit(data.x, data.y)
+    assert judge(found, data).accuracy >= 0.98 and found.kept_start_
+    assert np.bincount(found.relations_[0]).tolist() == [2, 2, 2, 2]
+    assert found.predict_proba(data.x).max(1).mean() >= 0.8
+    trained = quick(8, random_state=seed, may_keep_start=False).fit(data.x, data.y)
+    assert judge(trained, data).accuracy <= judge(found, data).accuracy - 0.02 and not trained.kept_start_
+
+
+def test_without_training_the_result_is_the_start(gaussians):
+    data = gaussians(0)
+    model = quick(epochs=0).fit(data.x, data.y)
+    found = judge(model, data)
+    assert found.accuracy >= 0.95 and found.relation_accuracy == 1
+    assert model.kept_start_ is False and np.isnan(model.mstep_gap_)
+
+
 ABLATIONS = {
     "full": (0.5, 0.5, 2.0),
     "without L_reg": (0.5, 0.5, 0.0),

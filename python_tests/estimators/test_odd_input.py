@@ -160,7 +160,7 @@ def c2f(tmp_path, monkeypatch, capsys):
 
 FIT = ("fit", "ok.npz", "--num-fine", "6", "--epochs", "1", "--out", "run")
 BAD_COMMANDS = [
-    ((*FIT, "--hidden", "8,,8"), "--hidden must be sizes such as 256,256, got '8,,8'"),
+    ((*FIT, "--hidden", "8,,8"), "--hidden must be whole numbers separated by commas, got '8,,8'"),
     ((*FIT, "--set", "foo=1"), "FalconConfig: there is no switch foo"),
     ((*FIT, "--set", "balanced=no"), "balanced must be bool, got 'no'"),
     ((*FIT, "--set", "temperature=open('evaluated','w')"), "temperature must be float, got \"open('evaluated','w')\""),

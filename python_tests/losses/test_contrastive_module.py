@@ -194,6 +194,8 @@ def _worker(rank, world, folder):
             loss, *grads = _gradients(model, part, dtype)
             dist.all_reduce(loss)  # averaged, as DDP does with gradients
             torch.save([loss / world, *grads], f"{folder}/{dtype}-{mode}-{rank}.pt")
+    del model  # before its process group
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -257,6 +257,8 @@ def _worker(rank, world, folder):
             dist.all_reduce(mean)
             mean /= world
         torch.save([loss, terms, *others], f"{folder}/{dtype}-{settings}-{rank}.pt")
+    del model  # before its process group
+    dist.barrier()
     dist.destroy_process_group()
 
 

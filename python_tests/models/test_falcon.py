@@ -242,3 +242,13 @@ def test_labels_of_either_taxonomy() -> None:
     assert falcon.student.weight.isfinite().all()
     for d, count in enumerate((2, 3)):
         assert falcon.relations[d].unique().tolist() == list(range(count))
+
+
+def test_expected_sizes_go_before_shares_of_samples() -> None:
+    """Where fine classes say nothing and coarse classes have equal shares, groups get the sizes that the prior says."""
+    for prior, sizes in (("proportional", [1, 4, 1]), ("equal", [2, 2, 2])):
+        falcon = make(FalconConfig(mstep_init="random", group_prior=prior, lambda_m=10.0))
+        falcon.expect_sizes(0, [1, 4, 1])
+        falcon.count(torch.zeros(30, FINE), torch.arange(30) % COARSE)
+        falcon.solve(1, 10)
+        assert falcon.relations[0].bincount(minlength=COARSE).tolist() == sizes

@@ -20,8 +20,10 @@ from c2f_ops import cli
 from c2f_ops.models import Falcon, FalconConfig
 from c2f_ops.models.falcon_init import sharpness_of
 from c2f_ops.training import Interrupted
-from c2f_ops.training.falcon import FalconRun, FalconTrainer, Hooks, Learner, make_run, train_falcon
+from c2f_ops.training.falcon import FalconRun, FalconTrainer, Hooks, Learner, Start, make_run, picture, train_falcon
 from c2f_ops.training.falcon import run as run_module
+from c2f_ops.training.falcon.data import CoarseImages, Truth
+from c2f_ops.training.falcon.evaluate import compare
 from c2f_ops.training.falcon.loop import _share
 from c2f_ops.training.falcon.start import label_groups
 
@@ -358,10 +360,43 @@ def test_starts_move_the_backbone(start) -> None:
     images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
     falcon = build_falcon(settings, FINE, (3,))
     before = weights_of(falcon.student)
-    learn_start(falcon.student, images, data()[1], settings)
+    heads = learn_start(falcon.student, images, data()[1], settings)
     after = weights_of(falcon.student)
     assert not torch.equal(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
     assert torch.equal(before["head.weight"], after["head.weight"])
+    assert [head.out_features for head in heads] == ([3] if start == "coarse" else [])
+
+
+def test_rivals_by_hand() -> None:
+    relations = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])  # classes 2 and 3 share both
+    fine = torch.tensor([0, 1, 1, 2, 2, 2, 3])
+    truth = Truth(fine, relations, tuple("abcd"))
+    test = CoarseImages(torch.zeros(7, 3, 2, 2, dtype=torch.uint8), relations[:, fine].t(), (("A", "B"), ("x", "y")))
+    start = Start(torch.empty(7, 0), torch.zeros(7, dtype=torch.int64), relations, relations[:, fine].t())
+    rivals = compare(start, test, truth)
+    assert rivals["heads"]["accuracy"] == pytest.approx(6 / 7), "right about both taxonomies, 3 of 4 classes apart"
+    assert rivals["heads"]["n_pred"] == 3 and rivals["kmeans"]["accuracy"] == pytest.approx(3 / 7)
+    assert rivals["largest"] == pytest.approx(5 / 7), "b and c of A and B; of x and y it would be a and c, 4"
+    none = compare(start._replace(clusters=fine[:0], coarse=test.y[:0]), test, None)
+    assert none == {"kmeans": None, "heads": None, "largest": None}
+
+
+@pytest.mark.parametrize(
+    ("relations", "expected"),
+    [([[0, 0, 1, 1], [0, 1, 0, 1]], "grid"), ([[0, 0, 1, 1], [0, 0, 1, 0]], "grid"), ([[0, 0, 0, 1]] * 2, "rows"),
+     ([[0, 0, 1, 1]], "rows")],
+)  # fmt: skip
+def test_the_picture_is_a_grid_where_there_is_room(relations, expected, tmp_path, monkeypatch) -> None:
+    drawn = []
+    for name in ("grid", "rows"):
+        inner = getattr(picture, f"_draw_{name}")
+        monkeypatch.setattr(picture, f"_draw_{name}", lambda c, n=name, f=inner: (drawn.append(n), f(c)))
+    relations, fine = torch.tensor(relations), torch.arange(8) % 4
+    images = torch.full((8, 3, 4, 4), 99, dtype=torch.uint8)
+    test = CoarseImages(images, relations[:, fine].t(), (("A", "B"), ("x", "y"))[: len(relations)])
+    truth, logits = Truth(fine, relations, tuple("abcd")), torch.eye(4)[fine]
+    picture.plot_classes(tmp_path / "p.png", test, images, logits, relations, truth, {"matching": (0, 1, -1, 3)})
+    assert drawn == [expected] and (tmp_path / "p.png").stat().st_size > 0
 
 
 # ---- settings and command --------------------------------------------------------------------------------------------
@@ -393,7 +428,8 @@ def test_presets_reach_the_run() -> None:
 def test_command(monkeypatch, capsys, tmp_path) -> None:
     pytest.importorskip("typer")
     run = tmp_path / "run"
-    options = ["--train-images", "48", "--test-images", "40", "--image-size", "16", "--start", "none", "--epochs", "2"]
+    options = ["--train-images", "48", "--test-images", "40", "--image-size", "16", "--epochs", "2"]
+    options += ["--set", "start_epochs=1"]
     options += ["--set", 'backbone_options={"widths": [4, 8], "blocks": [1, 1]}', "--set", "mstep_every=2"]
     options += ["--batch-size", "16", "--device", "cpu", "--threads", "1"]
 
@@ -405,12 +441,14 @@ def test_command(monkeypatch, capsys, tmp_path) -> None:
 
     assert call(*options, "--out", run) == 0
     said = capsys.readouterr().out
-    for word in ("birds, 40 test images", "protocol heldout", "k-means", "relation accuracy", "used clusters"):
+    words = ("birds-two-keys, 40 test images", "protocol heldout", "k-means", "classifiers", "largest", "used clusters")
+    for word in (*words, "relation accuracy"):
         assert word in said
     for name in ("config.json", "metrics.json", "relations.csv", "curves.png", "classes.png", "log.jsonl"):
         assert (run / name).stat().st_size > 0
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["falcon"]["protocol"] == "heldout" and metrics["fine_labels_in_training"] is False
+    assert metrics["num_coarse"] == [6, 5] and metrics["heads"]["accuracy"] > 0 and metrics["largest"] > 0
     assert len((run / "relations.csv").read_text().splitlines()) == 16
     assert call("--resume", run) == 0, "a finished run is evaluated again"
     assert json.loads((run / "metrics.json").read_text())["falcon"] == metrics["falcon"]

@@ -1,6 +1,7 @@
 """Drawn birds: a procedural fine-grained image set with a true hierarchy, generated in place."""
 
 from .dataset import birds_hierarchy, generate_birds
-from .taxonomy import LEVELS, NAMES, PARENTS
+from .labelled import load_birds
+from .taxonomy import LEVELS, NAMES, PARENTS, plumage_key
 
-__all__ = ["LEVELS", "NAMES", "PARENTS", "birds_hierarchy", "generate_birds"]
+__all__ = ["LEVELS", "NAMES", "PARENTS", "birds_hierarchy", "generate_birds", "load_birds", "plumage_key"]

@@ -146,3 +146,13 @@ for _family, _genera in TREE.items():
 NAMES = [FAMILY_NAMES, GENUS_NAMES, [species.name for species in SPECIES]]
 PARENTS: list[list[int] | None] = [None, GENUS_PARENT, SPECIES_PARENT]
 PATHS = [[GENUS_PARENT[genus], genus, species] for species, genus in enumerate(SPECIES_PARENT)]  # coarse -> fine
+
+
+def plumage_key() -> dict[str, str]:
+    """Return genus -> plumage pattern: a second taxonomy of 5 classes that cuts across the families.
+
+    A field guide sorts birds so: by what they wear, not by whom they descend from. No family has two genera of one
+    pattern, so a genus is known from its family and its pattern.
+    """
+    genera = [(pattern, genus) for family in TREE.values() for genus, (pattern, _) in family.items()]
+    return {genus: pattern for pattern, genus in sorted(genera)}

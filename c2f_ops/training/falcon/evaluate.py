@@ -11,7 +11,7 @@ from ...metrics import evaluate_discovery
 from ...models import Falcon
 from .config import FalconRun
 from .data import CoarseImages, Truth
-from .start import apply_in_eval
+from .start import Start, apply_in_eval
 
 
 @torch.no_grad()
@@ -43,3 +43,30 @@ def discovery(predicted: Tensor, relations: Tensor, data: CoarseImages, truth: T
     return evaluate_discovery(
         truth.fine, predicted, truth.relations, relations.long(), y_coarse=data.y[:, 0], protocol="heldout"
     ).to_dict()
+
+
+def compare(start: Start, data: CoarseImages, truth: Truth | None) -> dict[str, Any]:
+    """Measure what FALCON is compared with, on the test images.
+
+    Returns:
+        JSON data, each None where it cannot be had. ``kmeans``: the nearest centre. ``heads``: classifiers of a coarse
+        start, one for each taxonomy; the combinations of their answers are the classes. ``largest``: the share of
+        images of the largest fine class of their coarse class, which is what naming it would get right if the coarse
+        class were always known; of the taxonomy where that is most.
+    """
+    kmeans = discovery(start.clusters, start.relations, data, truth) if len(start.clusters) else None
+    heads = None
+    if len(start.coarse):
+        met, combined = start.coarse.unique(dim=0, return_inverse=True)
+        heads = discovery(combined, met.t(), data, truth)
+    return {"kmeans": kmeans, "heads": heads, "largest": None if truth is None else _largest(truth)}
+
+
+def _largest(truth: Truth) -> float:
+    counts = truth.fine[truth.fine >= 0].bincount(minlength=truth.relations.shape[1])
+    best = 0
+    for parents in truth.relations:
+        known = parents >= 0
+        groups = torch.zeros(int(parents.max()) + 1, dtype=torch.int64)
+        best = max(best, int(groups.scatter_reduce(0, parents[known], counts[known], "amax").sum()))
+    return best / int(counts.sum())

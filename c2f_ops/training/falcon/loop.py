@@ -308,7 +308,7 @@ class FalconTrainer:
             "moved": sum(r.moved for r in results),
             "gap": max(r.gap for r in results),
             "balance_forced": any(r.balance_forced for r in results),
-            "lambda_m": lam[0] if len(lam) == 1 else dict(enumerate(lam)),
+            "lambda_m": lam[0] if len(lam) == 1 else {str(d): value for d, value in enumerate(lam)},
             "milliseconds": self.solve_ms,
             "methods": [r.method for r in results],
         }

@@ -18,10 +18,11 @@ from ..logs import RunLog
 from ..machine import cpu_threads, find_device, make_accelerator, say, stop_signals
 from .config import FalconRun
 from .data import CoarseImages, Truth, coarse_part, load_split, truth_part
-from .evaluate import discovery, evaluate_logits, predict_logits
+from .evaluate import compare, evaluate_logits, predict_logits
 from .loop import FalconTrainer, Hooks, Learner, Position
 from .model import FineClassifier, build_falcon, is_path
-from .report import CLASSES, CURVES, plot_classes, plot_curves
+from .picture import plot_classes
+from .report import CLASSES, CURVES, plot_curves
 from .start import Start, learn_start, make_start
 
 START, RELATIONS = "start.safetensors", "relations.csv"
@@ -146,11 +147,11 @@ def _begin(
         if (folder / CONFIG).is_file():  # a run of `c2f train selfsup`
             folder, _ = find_checkpoint(folder, None)
         load_backbone_weights(student.backbone, folder)
-    learn_start(student, data.images, data.y, settings, console)
+    heads = learn_start(student, data.images, data.y, settings, console)
     learner.falcon.teacher.load_state_dict(student.state_dict())
     say(console, "neighbours and k-means inside the coarse classes ...")
     test, _, _ = _read(settings, "test")
-    start = make_start(learner.falcon, settings, data.images, data.y, test.images)
+    start = make_start(learner.falcon, settings, data.images, data.y, test.images, heads)
     _save_start(run, start)
     facts = {"position": Position(seconds=time.monotonic() - begun).to_dict(), "seed": settings.seed, "data": data_sha}
     save_checkpoint(run, 0, learner, None, {**facts, "scaler": None}, hierarchy_sha)
@@ -180,19 +181,27 @@ def finish(
         raise ValueError(f"run: test split of {settings.data} must have the hierarchy of the run, got {found!r}")
     logits, relations = predict_logits(falcon, test.images, settings), falcon.relations.cpu()
     result = evaluate_logits(logits, relations, test, truth)
-    floor = discovery(start.clusters, start.relations, test, truth) if len(start.clusters) else None
+    rivals = compare(start, test, truth)
     metrics = write_metrics(
         run,
         {
             "kind": "falcon", "data": settings.data, "split": "test", "images": len(test.y), "preset": settings.preset,
-            "num_fine": falcon.num_fine, "num_coarse": list(falcon.num_coarse), "falcon": result, "kmeans": floor,
+            "num_fine": falcon.num_fine, "num_coarse": list(falcon.num_coarse), "falcon": result, **rivals,
             "fine_labels_in_training": False, "training_seconds": seconds,
         },
     )  # fmt: skip
     write_relations(run / RELATIONS, relations, test, truth, result.get("matching"), logits.argmax(1))
     plot_curves(run, falcon.num_fine, run / CURVES)
-    plot_classes(run / CLASSES, test, logits, relations, truth, result)
+    plot_classes(run / CLASSES, test, _pictures(settings, test), logits, relations, truth, result)
     return metrics
+
+
+def _pictures(settings: FalconRun, test: CoarseImages) -> Tensor:
+    """The test images to look at: drawn ones in colour and large enough to see their marks, others as they are."""
+    if not settings.data.startswith("birds"):
+        return test.images
+    large = max(settings.image_size, 96)
+    return load_split(replace(settings, image_size=large), "test").stacked(large)
 
 
 def write_relations(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +31,13 @@ class Start(NamedTuple):
         neighbours: int32 ``[N, k]``, nearest samples with the same coarse labels, -1 for none.
         clusters: int64 ``[M]``, the nearest k-means centre of each test image; empty without features of them.
         relations: int32 ``[D, K_F]``, of the centres.
+        coarse: int64 ``[M, D]``, what the classifiers of a coarse start say of each test image; empty without them.
     """
 
     neighbours: Tensor
     clusters: Tensor
     relations: Tensor
+    coarse: Tensor
 
 
 @torch.no_grad()
@@ -58,19 +60,26 @@ def apply_in_eval(
     return torch.cat(parts)
 
 
-def learn_start(student: FineClassifier, images: Tensor, y: Tensor, run: FalconRun, console: Any = None) -> None:
-    """Train the backbone before FALCON, as ``run.start`` says; what is put on top of it is thrown away.
+def learn_start(
+    student: FineClassifier, images: Tensor, y: Tensor, run: FalconRun, console: Any = None
+) -> nn.ModuleList:
+    """Train the backbone before FALCON, as ``run.start`` says.
 
     "coarse": cross entropy with the coarse labels ``[N, D]``, a classifier per taxonomy. "selfsup": tell views of an
     image from those of other images, without labels.
+
+    Returns:
+        The classifiers of "coarse", to compare with: FALCON has no use for them. Empty for other starts.
     """
+    heads = nn.ModuleList()
     if run.start == "none":
-        return
+        return heads
     device, width = next(student.parameters()).device, student.head.in_features
     torch.manual_seed(stable_seed(run.seed, "start"))
-    sizes = [int(count) for count in (y.amax(0) + 1).clamp(min=1)]
-    top: nn.Module = nn.Linear(width, sum(sizes))
-    if run.start == "selfsup":
+    if run.start == "coarse":
+        heads.extend(nn.Linear(width, int(count)) for count in (y.amax(0) + 1).clamp(min=1))
+        top: nn.Module = heads
+    else:
         top = nn.Sequential(nn.Linear(width, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 64))
     top = top.to(device)
     sampler = BatchSampler(len(images), run.start_batch_size, run.seed, "start")
@@ -92,15 +101,15 @@ def learn_start(student: FineClassifier, images: Tensor, y: Tensor, run: FalconR
         chosen = sampler.batch(step)
         batch = images[chosen].to(device)
         views = [make_view(batch, run, stream, step, batch=len(chosen), rows=slice(None)) for stream in ("a", "b")]
-        out = top(student.embed(torch.cat(views)))
+        z = student.embed(torch.cat(views))
         if run.start == "selfsup":
-            loss = nt_xent(*out.chunk(2), temperature=0.2, decoupled=True)
+            loss = nt_xent(*top(z).chunk(2), temperature=0.2, decoupled=True)
         else:
             wanted = y[chosen].to(device).repeat(2, 1)
             losses = [
-                F.cross_entropy(logits, wanted[:, d], ignore_index=-1, reduction="sum")
+                F.cross_entropy(head(z), wanted[:, d], ignore_index=-1, reduction="sum")
                 / (wanted[:, d] >= 0).sum().clamp(min=1)
-                for d, logits in enumerate(out.split(sizes, dim=1))
+                for d, head in enumerate(heads)
             ]
             loss = torch.stack(losses).mean()
         optimizer.zero_grad()
@@ -114,6 +123,7 @@ def learn_start(student: FineClassifier, images: Tensor, y: Tensor, run: FalconR
             )
             total.zero_()
     progress.close()
+    return heads
 
 
 def make_start(
@@ -122,6 +132,7 @@ def make_start(
     images: Tensor,
     y: Tensor,
     test_images: Tensor,
+    heads: Iterable[nn.Module] = (),
 ) -> Start:
     """Find neighbours and k-means centres, and set classifier and relations from them where the switches say so.
 
@@ -131,6 +142,7 @@ def make_start(
         images: uint8 ``[N, 3, S, S]``.
         y: int64 ``[N, D]`` coarse labels, -1 for none.
         test_images: uint8 ``[M, 3, S, S]``, told their nearest centre.
+        heads: Classifiers of a coarse start, asked about the test images too.
     """
     student, switches = falcon.student, falcon.config
     assert isinstance(student, FineClassifier) and isinstance(falcon.teacher, FineClassifier)
@@ -159,15 +171,15 @@ def make_start(
     if switches.mstep_init == "kmeans":
         centres = _means(own, clusters, falcon.num_fine)
         known = y[:, first] >= 0
-        heads = centres.numpy()
-        scale = sharpness_of(own[known].numpy(), groups[known.numpy()], heads, start.relations, run.confidence)
+        means = centres.numpy()
+        scale = sharpness_of(own[known].numpy(), groups[known.numpy()], means, start.relations, run.confidence)
         for network in (student, falcon.teacher):
-            set_classifier(network.head, heads, sharpness=scale)
+            set_classifier(network.head, means, sharpness=scale)
         falcon.set_relations(relations)
     nearest = torch.empty(0, dtype=torch.int64)
     if tests is not None:
         nearest = torch.cdist(tests, torch.from_numpy(start.centroids)).argmin(1)
-    return Start(neighbours, nearest, relations)
+    return Start(neighbours, nearest, relations, _answers(student, list(heads), test_images, run))
 
 
 def read_features(path: str | Path, count: int) -> Tensor:
@@ -185,6 +197,17 @@ def label_groups(y: Tensor) -> Tensor:
     """int64 ``[N]``: the same number for samples with the same labels ``[N, D]``; -1 where there is none."""
     _, groups = y.unique(dim=0, return_inverse=True)
     return torch.where((y >= 0).any(1), groups, -1)
+
+
+@torch.no_grad()
+def _answers(student: FineClassifier, heads: list[nn.Module], images: Tensor, run: FalconRun) -> Tensor:
+    """What each of D classifiers says of whole images: int64 ``[M, D]``; empty where there is none."""
+
+    def say(x: Tensor) -> Tensor:
+        z = student.embed(x)
+        return torch.stack([head(z).argmax(1) for head in heads], dim=1)
+
+    return apply_in_eval(student, say, images, run, 256).long() if heads else torch.empty(0, 0, dtype=torch.int64)
 
 
 def _means(x: Tensor, clusters: Tensor, count: int) -> Tensor:

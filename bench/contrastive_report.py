@@ -1,0 +1,72 @@
+"""The page of `contrastive_study`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c2f_ops.training.contrastive.report import compare, difference, group, spread, table
+
+Record = Mapping[str, Any]
+
+TITLES = {
+    "raw": "Toy circles, raw features",
+    "standardised": "Toy circles, standardised features",
+    "planted": "Planted features",
+    "digits": "Handwritten digits",
+    "cifar20": "CIFAR-100 features, 20 fine classes of 4 coarse ones",
+    "cifar100": "CIFAR-100 features, 100 fine classes",
+}
+
+
+def write_page(records: Sequence[Record], page: Path, notes: str) -> None:
+    """Write the notes, then tables. In the notes ``<!-- raw -->`` and so on mark the places of the tables."""
+    text = notes.strip() + "\n"
+    for experiment, title in TITLES.items():
+        rows = [r for r in records if r["experiment"] == experiment]
+        mark = f"<!-- {experiment} -->"
+        if mark not in text:
+            raise ValueError(f"contrastive_report: notes must have the mark {mark}, got none")
+        if not rows:
+            text = text.replace(mark, f"## {title}\n\nNot computed.")
+            continue
+        body = planted(rows) if experiment == "planted" else compared(rows)
+        text = text.replace(mark, f"## {title}\n\n{body}")
+    page.write_text(text, encoding="utf-8")
+
+
+def compared(rows: Sequence[Record]) -> str:
+    """Table of the methods, and paired differences from the proposed one."""
+    by_method = group(rows)
+    differences = compare(by_method, "attentive")
+    parts = [table(by_method)]
+    if differences:
+        parts += ["Class-attentive SupCon against the others:", differences]
+    return "\n\n".join(parts)
+
+
+def planted(rows: Sequence[Record]) -> str:
+    """A row for each setting: both accuracies, their difference, overlap of weights with the planted features."""
+    lines = [
+        "| setting | attentive | plain | overlap | bound: attentive, plain | difference, points | of each seed "
+        "| 95 % interval | p |",
+        "|---|---:|---:|---:|---|---:|---|---|---:|",
+    ]
+    for setting in dict.fromkeys(r["setting"] for r in rows):
+        pair = [
+            sorted((r for r in rows if r["setting"] == setting and r["method"] == m), key=lambda r: r["seed"])
+            for m in ("attentive", "plain")
+        ]
+        seeds = {r["seed"] for r in pair[0]} & {r["seed"] for r in pair[1]}
+        ours, theirs = ([r for r in part if r["seed"] in seeds] for part in pair)
+        if len(seeds) < 2:
+            continue
+        accuracies = [[r["label_free"] for r in part] for part in (ours, theirs)]
+        bounds = ", ".join(f"{np.mean([r['bound'] for r in part]):.2f}" for part in (ours, theirs))
+        cells = [setting, *(spread(values, 1) for values in accuracies)]
+        cells += [spread([r["overlap"] for r in ours], 0), bounds]
+        lines.append("| " + " | ".join([*cells, difference(*accuracies)]) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,243 @@
+# mypy: ignore-errors
+"""Triton kernels of class_attentive_supcon, backward: each tile of similarities is computed again, once for the sums
+over keys and once for the sums over anchors. Importing this module needs Triton.
+"""
+
+import triton
+import triton.language as tl
+
+from .class_attentive_kernels import dot, load_anchors, load_keys, load_rows, pair_products, pair_weights
+
+
+@triton.jit
+def _slopes(products, squares, scale, d_attract, d_repel, repel, present, a, r, parameter, eps_squared, HINGE: tl.constexpr):
+    """S, sim, 1 / n(x) and F of a tile, from what belongs to its anchors, broadcast along its keys."""
+    inverse = tl.rsqrt(tl.maximum(squares, eps_squared))
+    sim = products * scale * inverse
+    if HINGE:
+        slope = tl.where(sim <= parameter, 0.0, r)
+    else:
+        slope = tl.where(r > 0, r * (tl.exp(sim / parameter - repel) / parameter), 0.0)
+    s = tl.where(present, d_attract * a + d_repel * slope, 0.0)
+    return s, sim, inverse, tl.where(squares > eps_squared, s * sim * inverse * inverse, 0.0)
+
+
+@triton.jit
+def class_attentive_queries_kernel(
+    d_attract_ptr,  # [A]
+    d_repel_ptr,  # [A]
+    repel_ptr,  # [A]
+    u_ptr,  # [A, d] by position
+    scale_ptr,  # [A] by position
+    x_ptr,  # [N, d]
+    x_squares_ptr,  # [N] or None
+    z_labels_ptr,  # [A, K]
+    x_labels_ptr,  # [N, K]
+    classes_ptr,  # [A]
+    order_ptr,  # [A]
+    v_ptr,  # [C, d]
+    q_ptr,  # [parts, A, d] by position: sum_j S x_j / n(x_j)
+    f_ptr,  # [parts, A, d] by position: sum_j F x_j o x_j; or None
+    rho_ptr,  # [parts, A] by position: sum_j S sim
+    u_stride,
+    x_stride,
+    A,
+    N,
+    d,
+    C,
+    first,
+    keys_of_part,
+    parameter,
+    eps_squared,
+    attract_weight,
+    repel_weight,
+    K: tl.constexpr,
+    HINGE: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Sums over a part of the keys for a tile of anchors. Grid: tiles of anchors x parts x blocks of d."""
+    pid_a, pid_part = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    offs_d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
+    offs_p, i, c, mask_i = load_anchors(order_ptr, classes_ptr, pid_a * BLOCK_A, A, A, C, BLOCK_A)
+    scale = tl.load(scale_ptr + offs_p, mask=mask_i, other=0.0)[:, None]
+    d_attract = tl.load(d_attract_ptr + i, mask=mask_i, other=0.0)[:, None]
+    d_repel = tl.load(d_repel_ptr + i, mask=mask_i, other=0.0)[:, None]
+    repel = tl.load(repel_ptr + i, mask=mask_i, other=0.0)[:, None]
+    q = tl.zeros([BLOCK_A, BLOCK_D], tl.float32)
+    f = tl.zeros([BLOCK_A, BLOCK_D], tl.float32)
+    rho = tl.zeros([BLOCK_A], tl.float32)
+    start = pid_part * keys_of_part
+    some = tl.max(mask_i.to(tl.int32), axis=0)
+    for begin in range(0, some * keys_of_part, BLOCK_N):
+        offs_j, mask_j = load_keys(x_labels_ptr, start + begin, start + keys_of_part, N, K, BLOCK_N)
+        products, squares = pair_products(
+            u_ptr, x_ptr, v_ptr, x_squares_ptr, offs_p, c, mask_i, offs_j, mask_j, u_stride, x_stride, d,
+            False, ONE_BLOCK, PRECISION, BLOCK_A, BLOCK_N, BLOCK_K,
+        )  # fmt: skip
+        present, a, r = pair_weights(
+            z_labels_ptr, x_labels_ptr, i[:, None], offs_j[None, :], mask_i[:, None], mask_j[None, :],
+            first, attract_weight, repel_weight, K,
+        )  # fmt: skip
+        s, sim, inverse, of_key = _slopes(
+            products, squares, scale, d_attract, d_repel, repel, present, a, r, parameter, eps_squared, HINGE
+        )
+        rho += tl.sum(tl.where(present, s * sim, 0.0), axis=1)
+        x = load_rows(x_ptr, offs_j, mask_j, x_stride, offs_d, d)
+        q = dot(s * inverse, x, q, PRECISION)
+        if f_ptr is not None:
+            x = x.to(tl.float32)
+            f = dot(of_key, x * x, f, PRECISION)
+    out = pid_part * A + offs_p
+    mask_out = (offs_p < A)[:, None] & (offs_d < d)[None, :]
+    tl.store(q_ptr + out[:, None] * d + offs_d[None, :], q, mask=mask_out)
+    if f_ptr is not None:
+        tl.store(f_ptr + out[:, None] * d + offs_d[None, :], f, mask=mask_out)
+    if tl.program_id(2) == 0:
+        tl.store(rho_ptr + out, rho, mask=offs_p < A)
+
+
+@triton.jit
+def class_attentive_keys_kernel(
+    d_attract_ptr,  # [A]
+    d_repel_ptr,  # [A]
+    repel_ptr,  # [A]
+    u_ptr,  # [A, d] by position
+    scale_ptr,  # [A] by position
+    x_ptr,  # [N, d]
+    x_squares_ptr,  # [N] or None
+    z_labels_ptr,  # [A, K]
+    x_labels_ptr,  # [N, K]
+    classes_ptr,  # [A]
+    order_ptr,  # [A]
+    v_ptr,  # [C, d]
+    d_x_ptr,  # [parts, N, d]
+    u_stride,
+    x_stride,
+    A,
+    N,
+    d,
+    C,
+    first,
+    anchors_of_part,
+    parameter,
+    eps_squared,
+    attract_weight,
+    repel_weight,
+    K: tl.constexpr,
+    HINGE: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """``d_x`` of a tile of keys from a part of the anchors. Grid: tiles of keys x parts x blocks of d."""
+    pid_n, pid_part = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    offs_d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
+    offs_j, mask_j = load_keys(x_labels_ptr, pid_n * BLOCK_N, N, N, K, BLOCK_N)
+    d_x = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    weights = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)  # sum_i F v_c
+    alone = tl.zeros([BLOCK_N], tl.float32)  # sum_i F, where v has one row
+    start = pid_part * anchors_of_part
+    for begin in range(0, anchors_of_part, BLOCK_A):
+        offs_p, i, c, mask_i = load_anchors(
+            order_ptr, classes_ptr, start + begin, start + anchors_of_part, A, C, BLOCK_A
+        )
+        products, squares = pair_products(
+            u_ptr, x_ptr, v_ptr, x_squares_ptr, offs_p, c, mask_i, offs_j, mask_j, u_stride, x_stride, d,
+            True, ONE_BLOCK, PRECISION, BLOCK_A, BLOCK_N, BLOCK_K,
+        )  # fmt: skip
+        present, a, r = pair_weights(
+            z_labels_ptr, x_labels_ptr, i[None, :], offs_j[:, None], mask_i[None, :], mask_j[:, None],
+            first, attract_weight, repel_weight, K,
+        )  # fmt: skip
+        scale = tl.load(scale_ptr + offs_p, mask=mask_i, other=0.0)[None, :]
+        d_attract = tl.load(d_attract_ptr + i, mask=mask_i, other=0.0)[None, :]
+        d_repel = tl.load(d_repel_ptr + i, mask=mask_i, other=0.0)[None, :]
+        repel = tl.load(repel_ptr + i, mask=mask_i, other=0.0)[None, :]
+        s, _, inverse, of_key = _slopes(
+            products, squares, scale, d_attract, d_repel, repel, present, a, r, parameter, eps_squared, HINGE
+        )
+        u = load_rows(u_ptr, offs_p, mask_i, u_stride, offs_d, d)
+        d_x = dot(s * inverse * scale, u, d_x, PRECISION)
+        if x_squares_ptr is None:
+            weights = dot(of_key, load_rows(v_ptr, c, mask_i, d, offs_d, d), weights, PRECISION)
+        else:
+            alone += tl.sum(of_key, axis=1)
+    if x_squares_ptr is not None:
+        weights = alone[:, None] * tl.load(v_ptr + offs_d, mask=offs_d < d, other=0.0)[None, :]
+    d_x -= weights * load_rows(x_ptr, offs_j, mask_j, x_stride, offs_d, d).to(tl.float32)
+    out = (pid_part * N + offs_j)[:, None] * d + offs_d[None, :]
+    tl.store(d_x_ptr + out, d_x, mask=(offs_j < N)[:, None] & (offs_d < d)[None, :])
+
+
+@triton.jit
+def class_attentive_d_z_kernel(
+    z_ptr,  # [A, d]
+    classes_ptr,  # [A]
+    order_ptr,  # [A]
+    v_ptr,  # [C, d]
+    squares_ptr,  # [A] by position
+    q_ptr,  # [parts, A, d] by position
+    f_ptr,  # [parts, A, d] by position, or None
+    rho_ptr,  # [parts, A] by position
+    d_z_ptr,  # [A, d] or None
+    z_stride,
+    A,
+    d,
+    C,
+    parts,
+    eps_squared,
+    BLOCK: tl.constexpr,
+):
+    """``d_z`` of one anchor; with f, its share of ``d_v`` goes to the first part of f. Grid: A x blocks of d."""
+    pid = tl.program_id(0).to(tl.int64)
+    offs = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    i = tl.load(order_ptr + pid)
+    c = tl.load(classes_ptr + i)
+    mask = offs < tl.where((c >= 0) & (c < C), d, 0)
+    z = tl.load(z_ptr + i * z_stride + offs, mask=mask, other=0.0).to(tl.float32)
+    squares = tl.load(squares_ptr + pid)
+    q = tl.zeros([BLOCK], tl.float32)
+    f = tl.zeros([BLOCK], tl.float32)
+    rho = tl.zeros([], tl.float32)
+    for part in range(parts):
+        at = tl.cast(part, tl.int64) * A + pid
+        q += tl.load(q_ptr + at * d + offs, mask=mask, other=0.0)
+        rho += tl.load(rho_ptr + at)
+        if f_ptr is not None:
+            f += tl.load(f_ptr + at * d + offs, mask=mask, other=0.0)
+    q *= tl.rsqrt(tl.maximum(squares, eps_squared))
+    e = tl.where(squares > eps_squared, rho / squares, 0.0)
+    poison = tl.where(c >= C, float("nan"), 0.0)
+    if d_z_ptr is not None:
+        d_z = tl.load(v_ptr + c * d + offs, mask=mask, other=0.0) * (q - e * z) + poison
+        tl.store(d_z_ptr + i * d + offs, d_z.to(d_z_ptr.dtype.element_ty), mask=offs < d)
+    if f_ptr is not None:
+        tl.store(f_ptr + pid * d + offs, z * q - (e * z * z + f) * 0.5, mask=offs < d)
+
+
+@triton.jit
+def class_attentive_d_v_kernel(
+    share_ptr,  # [A, d] by position
+    bounds_ptr,  # [C + 1] positions between classes
+    d_v_ptr,  # [C, d]
+    d,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """``d_v`` of one class: the sum of its anchors' shares. Grid: C x blocks of d."""
+    pid = tl.program_id(0).to(tl.int64)
+    offs = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    start, end = tl.load(bounds_ptr + pid), tl.load(bounds_ptr + pid + 1)
+    total = tl.zeros([ROWS, BLOCK], tl.float32)
+    for begin in range(start, end, ROWS):
+        rows = begin + tl.arange(0, ROWS)
+        total += load_rows(share_ptr, rows, rows < end, d, offs, d)
+    tl.store(d_v_ptr + pid * d + offs, tl.sum(total, axis=0), mask=offs < d)
