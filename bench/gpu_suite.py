@@ -7,12 +7,12 @@ import json
 import time
 from pathlib import Path
 
-from . import gpu_falcon_loss, gpu_multilinear_pool
+from . import gpu_class_attentive_supcon, gpu_falcon_loss, gpu_multilinear_pool
 
 # Name of stage and file -> what measures an op: `measure(path, end)` writes a record, `table(record)` is its Markdown.
 # In record.json the entries of "bench", multilinear_pool, stand at the top, those of each other op under its name.
 POOL = "bench"
-OPS = {POOL: gpu_multilinear_pool, "falcon_loss": gpu_falcon_loss}
+OPS = {POOL: gpu_multilinear_pool, "falcon_loss": gpu_falcon_loss, "class_attentive_supcon": gpu_class_attentive_supcon}
 
 
 def report(folder: Path) -> None:
