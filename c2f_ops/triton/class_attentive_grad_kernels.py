@@ -1,6 +1,7 @@
 # mypy: ignore-errors
-"""Triton kernels of class_attentive_supcon, backward: each tile of similarities is computed again, once for the sums
-over keys and once for the sums over anchors. Importing this module needs Triton.
+"""Triton kernels of class_attentive_supcon, backward. Importing this module needs Triton.
+
+Each tile of similarities is computed again: once for the sums over keys, once for the sums over anchors.
 """
 
 import triton
@@ -10,30 +11,32 @@ from .class_attentive_kernels import dot, load_anchors, load_keys, load_rows, pa
 
 
 @triton.jit
-def _slopes(products, squares, scale, d_attract, d_repel, repel, present, a, r, parameter, eps_squared, HINGE: tl.constexpr):
+def _slopes(
+    products, squares, scale, d_attract, d_repel, repel, present, a, r, parameter, eps_squared, HINGE: tl.constexpr
+):
     """S, sim, 1 / n(x) and F of a tile, from what belongs to its anchors, broadcast along its keys."""
     inverse = tl.rsqrt(tl.maximum(squares, eps_squared))
     sim = products * scale * inverse
     if HINGE:
         slope = tl.where(sim <= parameter, 0.0, r)
     else:
-        slope = tl.where(r > 0, r * (tl.exp(sim / parameter - repel) / parameter), 0.0)
+        slope = tl.where(r > 0, r * (tl.exp(sim * parameter - repel) * parameter), 0.0)
     s = tl.where(present, d_attract * a + d_repel * slope, 0.0)
     return s, sim, inverse, tl.where(squares > eps_squared, s * sim * inverse * inverse, 0.0)
 
 
 @triton.jit
 def class_attentive_queries_kernel(
-    d_attract_ptr,  # [A]
-    d_repel_ptr,  # [A]
-    repel_ptr,  # [A]
+    d_attract_ptr,  # [A] by position
+    d_repel_ptr,  # [A] by position
+    repel_ptr,  # [A] by position
     u_ptr,  # [A, d] by position
     scale_ptr,  # [A] by position
     x_ptr,  # [N, d]
     x_squares_ptr,  # [N] or None
-    z_labels_ptr,  # [A, K]
+    z_labels_ptr,  # [A, K] by position
     x_labels_ptr,  # [N, K]
-    classes_ptr,  # [A]
+    classes_ptr,  # [A] by position
     order_ptr,  # [A]
     v_ptr,  # [C, d]
     q_ptr,  # [parts, A, d] by position: sum_j S x_j / n(x_j)
@@ -47,7 +50,7 @@ def class_attentive_queries_kernel(
     C,
     first,
     keys_of_part,
-    parameter,
+    parameter,  # margin, or 1 / temperature
     eps_squared,
     attract_weight,
     repel_weight,
@@ -65,9 +68,9 @@ def class_attentive_queries_kernel(
     offs_d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
     offs_p, i, c, mask_i = load_anchors(order_ptr, classes_ptr, pid_a * BLOCK_A, A, A, C, BLOCK_A)
     scale = tl.load(scale_ptr + offs_p, mask=mask_i, other=0.0)[:, None]
-    d_attract = tl.load(d_attract_ptr + i, mask=mask_i, other=0.0)[:, None]
-    d_repel = tl.load(d_repel_ptr + i, mask=mask_i, other=0.0)[:, None]
-    repel = tl.load(repel_ptr + i, mask=mask_i, other=0.0)[:, None]
+    d_attract = tl.load(d_attract_ptr + offs_p, mask=mask_i, other=0.0)[:, None]
+    d_repel = tl.load(d_repel_ptr + offs_p, mask=mask_i, other=0.0)[:, None]
+    repel = tl.load(repel_ptr + offs_p, mask=mask_i, other=0.0)[:, None]
     q = tl.zeros([BLOCK_A, BLOCK_D], tl.float32)
     f = tl.zeros([BLOCK_A, BLOCK_D], tl.float32)
     rho = tl.zeros([BLOCK_A], tl.float32)
@@ -80,7 +83,7 @@ def class_attentive_queries_kernel(
             False, ONE_BLOCK, PRECISION, BLOCK_A, BLOCK_N, BLOCK_K,
         )  # fmt: skip
         present, a, r = pair_weights(
-            z_labels_ptr, x_labels_ptr, i[:, None], offs_j[None, :], mask_i[:, None], mask_j[None, :],
+            z_labels_ptr, x_labels_ptr, offs_p[:, None], i[:, None], offs_j[None, :], mask_i[:, None], mask_j[None, :],
             first, attract_weight, repel_weight, K,
         )  # fmt: skip
         s, sim, inverse, of_key = _slopes(
@@ -103,16 +106,16 @@ def class_attentive_queries_kernel(
 
 @triton.jit
 def class_attentive_keys_kernel(
-    d_attract_ptr,  # [A]
-    d_repel_ptr,  # [A]
-    repel_ptr,  # [A]
+    d_attract_ptr,  # [A] by position
+    d_repel_ptr,  # [A] by position
+    repel_ptr,  # [A] by position
     u_ptr,  # [A, d] by position
     scale_ptr,  # [A] by position
     x_ptr,  # [N, d]
     x_squares_ptr,  # [N] or None
-    z_labels_ptr,  # [A, K]
+    z_labels_ptr,  # [A, K] by position
     x_labels_ptr,  # [N, K]
-    classes_ptr,  # [A]
+    classes_ptr,  # [A] by position
     order_ptr,  # [A]
     v_ptr,  # [C, d]
     d_x_ptr,  # [parts, N, d]
@@ -124,7 +127,7 @@ def class_attentive_keys_kernel(
     C,
     first,
     anchors_of_part,
-    parameter,
+    parameter,  # margin, or 1 / temperature
     eps_squared,
     attract_weight,
     repel_weight,
@@ -154,13 +157,13 @@ def class_attentive_keys_kernel(
             True, ONE_BLOCK, PRECISION, BLOCK_A, BLOCK_N, BLOCK_K,
         )  # fmt: skip
         present, a, r = pair_weights(
-            z_labels_ptr, x_labels_ptr, i[None, :], offs_j[:, None], mask_i[None, :], mask_j[:, None],
+            z_labels_ptr, x_labels_ptr, offs_p[None, :], i[None, :], offs_j[:, None], mask_i[None, :], mask_j[:, None],
             first, attract_weight, repel_weight, K,
         )  # fmt: skip
         scale = tl.load(scale_ptr + offs_p, mask=mask_i, other=0.0)[None, :]
-        d_attract = tl.load(d_attract_ptr + i, mask=mask_i, other=0.0)[None, :]
-        d_repel = tl.load(d_repel_ptr + i, mask=mask_i, other=0.0)[None, :]
-        repel = tl.load(repel_ptr + i, mask=mask_i, other=0.0)[None, :]
+        d_attract = tl.load(d_attract_ptr + offs_p, mask=mask_i, other=0.0)[None, :]
+        d_repel = tl.load(d_repel_ptr + offs_p, mask=mask_i, other=0.0)[None, :]
+        repel = tl.load(repel_ptr + offs_p, mask=mask_i, other=0.0)[None, :]
         s, _, inverse, of_key = _slopes(
             products, squares, scale, d_attract, d_repel, repel, present, a, r, parameter, eps_squared, HINGE
         )
@@ -180,7 +183,7 @@ def class_attentive_keys_kernel(
 @triton.jit
 def class_attentive_d_z_kernel(
     z_ptr,  # [A, d]
-    classes_ptr,  # [A]
+    classes_ptr,  # [A] by position
     order_ptr,  # [A]
     v_ptr,  # [C, d]
     squares_ptr,  # [A] by position
@@ -200,7 +203,7 @@ def class_attentive_d_z_kernel(
     pid = tl.program_id(0).to(tl.int64)
     offs = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     i = tl.load(order_ptr + pid)
-    c = tl.load(classes_ptr + i)
+    c = tl.load(classes_ptr + pid)
     mask = offs < tl.where((c >= 0) & (c < C), d, 0)
     z = tl.load(z_ptr + i * z_stride + offs, mask=mask, other=0.0).to(tl.float32)
     squares = tl.load(squares_ptr + pid)

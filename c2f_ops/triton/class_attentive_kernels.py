@@ -1,14 +1,14 @@
 # mypy: ignore-errors
 """Triton kernels of class_attentive_supcon, forward, and what the backward shares. Importing this module needs Triton.
 
-Positions p number the anchors in the given order, by class; i = order[p]. `class_attentive_anchors_kernel` writes
-u[p] = v_c o z_i once, so that tiles of anchors are contiguous; the similarities of a tile of anchors with a tile of
-keys are then one product, and the squared norms of the keys under each anchor's weights another, v_c with x o x. With
-one class of weights (C = 1) the keys' norms are known beforehand.
+Positions p number the anchors in the given order, by class; i = order[p]. What belongs to anchors comes by position,
+and `class_attentive_anchors_kernel` writes u[p] = v_c o z_i, so that tiles of anchors are contiguous. The similarities
+of a tile of anchors with a tile of keys are then one product, and the squared norms of the keys under each anchor's
+weights another, v_c with x o x. With one class of weights (C = 1) the keys' norms are known beforehand.
 
 Products of 16-bit rows take the tensor cores of their type; what is float32 (weights, squares, and all that meets
-float16, whose range is short) takes PRECISION: "tf32" beside 16-bit operands, which it represents exactly, and a
-float32-exact kind beside float32.
+float16, whose range is short) takes PRECISION: "tf32" beside 16-bit operands, which it represents exactly or as well as
+they are, and a float32-exact kind beside float32.
 """
 
 import triton
@@ -38,7 +38,7 @@ def load_anchors(order_ptr, classes_ptr, start, end, A, C, BLOCK_A: tl.constexpr
     offs_p = start + tl.arange(0, BLOCK_A)
     inside = offs_p < tl.minimum(end, A)
     i = tl.load(order_ptr + offs_p, mask=inside, other=0)
-    c = tl.load(classes_ptr + i, mask=inside, other=-1)
+    c = tl.load(classes_ptr + offs_p, mask=inside, other=-1)
     return offs_p, i, c, inside & (c >= 0) & (c < C)
 
 
@@ -52,12 +52,14 @@ def load_keys(x_labels_ptr, start, end, N, K: tl.constexpr, BLOCK_N: tl.constexp
 
 @triton.jit
 def load_rows(x_ptr, rows, mask_rows, stride, offs_e, d):
-    return tl.load(x_ptr + rows[:, None] * stride + offs_e[None, :], mask=mask_rows[:, None] & (offs_e < d)[None, :], other=0.0)
+    """A tile of rows of a matrix of width d; 0 where there is nothing."""
+    mask = mask_rows[:, None] & (offs_e < d)[None, :]
+    return tl.load(x_ptr + rows[:, None] * stride + offs_e[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
 def pair_weights(
-    z_labels_ptr, x_labels_ptr, i, j, mask_i, mask_j, first, attract_weight, repel_weight, K: tl.constexpr
+    z_labels_ptr, x_labels_ptr, p, i, j, mask_i, mask_j, first, attract_weight, repel_weight, K: tl.constexpr
 ):
     """Which pairs count, and their two weights. Anchors and keys lie along different axes."""
     agree = mask_i & mask_j
@@ -65,7 +67,7 @@ def pair_weights(
     a = tl.where(agree, attract_weight[0], 0.0)
     r = tl.where(agree, repel_weight[0], 0.0)
     for k in tl.static_range(K):
-        mine = tl.load(z_labels_ptr + i * K + k, mask=mask_i, other=-1)
+        mine = tl.load(z_labels_ptr + p * K + k, mask=mask_i, other=-1)
         theirs = tl.load(x_labels_ptr + j * K + k, mask=mask_j, other=-2)
         agree = agree & (mine == theirs) & (mine >= 0)
         a = tl.where(agree, attract_weight[k + 1], a)
@@ -124,7 +126,7 @@ def pair_products(
 @triton.jit
 def class_attentive_anchors_kernel(
     z_ptr,  # [A, d]
-    classes_ptr,  # [A]
+    classes_ptr,  # [A] by position
     order_ptr,  # [A]
     v_ptr,  # [C, d]
     u_ptr,  # [A, d] by position, or None
@@ -144,7 +146,7 @@ def class_attentive_anchors_kernel(
     """
     pid = tl.program_id(0).to(tl.int64)
     i = pid if order_ptr is None else tl.load(order_ptr + pid)
-    c = tl.load(classes_ptr + i) if classes_ptr is not None else tl.zeros([], tl.int64)
+    c = tl.load(classes_ptr + pid) if classes_ptr is not None else tl.zeros([], tl.int64)
     end = tl.where((c >= 0) & (c < C), d, 0)
     offs = tl.arange(0, BLOCK)
     squares = tl.zeros([BLOCK], tl.float32)
@@ -172,9 +174,9 @@ def class_attentive_fwd_kernel(
     scale_ptr,  # [A] by position
     x_ptr,  # [N, d]
     x_squares_ptr,  # [N] or None
-    z_labels_ptr,  # [A, K]
+    z_labels_ptr,  # [A, K] by position
     x_labels_ptr,  # [N, K]
-    classes_ptr,  # [A]
+    classes_ptr,  # [A] by position
     order_ptr,  # [A]
     v_ptr,  # [C, d]
     attract_ptr,  # [parts, A] by position
@@ -188,7 +190,7 @@ def class_attentive_fwd_kernel(
     C,
     first,
     keys_of_part,
-    parameter,
+    parameter,  # margin, or 1 / temperature
     eps_squared,
     attract_weight,
     repel_weight,
@@ -216,7 +218,7 @@ def class_attentive_fwd_kernel(
             False, ONE_BLOCK, PRECISION, BLOCK_A, BLOCK_N, BLOCK_K,
         )  # fmt: skip
         present, a, r = pair_weights(
-            z_labels_ptr, x_labels_ptr, i[:, None], offs_j[None, :], mask_i[:, None], mask_j[None, :],
+            z_labels_ptr, x_labels_ptr, offs_p[:, None], i[:, None], offs_j[None, :], mask_i[:, None], mask_j[None, :],
             first, attract_weight, repel_weight, K,
         )  # fmt: skip
         sim = products * scale[:, None] * tl.rsqrt(tl.maximum(squares, eps_squared))
@@ -227,8 +229,8 @@ def class_attentive_fwd_kernel(
         else:
             weighs = present & (r > 0)
             new = tl.maximum(top, tl.max(tl.where(weighs, sim, NOTHING), axis=1))
-            terms = tl.where(weighs, r * tl.exp((sim - _finite(new)[:, None]) / parameter), 0.0)
-            total = total * tl.exp((top - _finite(new)) / parameter) + tl.sum(terms, axis=1)
+            terms = tl.where(weighs, r * tl.exp((sim - _finite(new)[:, None]) * parameter), 0.0)
+            total = total * tl.exp((top - _finite(new)) * parameter) + tl.sum(terms, axis=1)
             top = new
     out = pid_part * A + offs_p
     tl.store(attract_ptr + out, attract, mask=offs_p < A)
@@ -242,14 +244,14 @@ def class_attentive_finish_kernel(
     attract_part_ptr,  # [parts, A] by position
     total_ptr,  # [parts, A] by position
     top_ptr,  # [parts, A] by position
-    classes_ptr,  # [A]
+    classes_ptr,  # [A] by position
     order_ptr,  # [A]
     attract_ptr,  # [A]
     repel_ptr,  # [A]
     A,
     C,
     parts,
-    parameter,
+    parameter,  # margin, or 1 / temperature
     HINGE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -257,7 +259,7 @@ def class_attentive_finish_kernel(
     offs_p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask_p = offs_p < A
     i = tl.load(order_ptr + offs_p, mask=mask_p, other=0)
-    c = tl.load(classes_ptr + i, mask=mask_p, other=-1)
+    c = tl.load(classes_ptr + offs_p, mask=mask_p, other=-1)
     attract = tl.zeros([BLOCK], tl.float32)
     repel = tl.zeros([BLOCK], tl.float32)
     top = tl.full([BLOCK], NOTHING, tl.float32)
@@ -270,11 +272,11 @@ def class_attentive_finish_kernel(
         else:
             here = tl.load(top_ptr + at, mask=mask_p, other=NOTHING)
             new = tl.maximum(top, here)
-            repel = repel * tl.exp((top - _finite(new)) / parameter)
-            repel += total * tl.exp((here - _finite(new)) / parameter)
+            repel = repel * tl.exp((top - _finite(new)) * parameter)
+            repel += total * tl.exp((here - _finite(new)) * parameter)
             top = new
     if not HINGE:
-        repel = top / parameter + tl.log(repel)
+        repel = top * parameter + tl.log(repel)
     poison = tl.where(c >= C, float("nan"), 0.0)
     tl.store(attract_ptr + i, tl.where(c < 0, 0.0, attract + poison), mask=mask_p)
     tl.store(repel_ptr + i, tl.where(c < 0, 0.0, repel + poison), mask=mask_p)

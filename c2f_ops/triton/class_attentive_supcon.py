@@ -41,7 +41,7 @@ def plan_of(dtype: torch.dtype, d: int) -> Plan:
     """Tiles for a type and width that compile without spilled registers; test_triton_aot.py holds them to it."""
     power = max(16, 1 << (d - 1).bit_length())
     if dtype == torch.float32:
-        return Plan(64, 32, min(power, 32), min(power, 64), 8, 2, "tf32x3")
+        return Plan(64, 16, min(power, 32), min(power, 64), 8, 2, "tf32x3")
     return Plan(64, 32, min(power, 64), min(power, 128), 8, 2, "tf32")
 
 
@@ -66,7 +66,7 @@ def class_attentive_supcon_fwd(
     attract, repel = (z.new_empty(len(z), dtype=torch.float32) for _ in range(2))
     if not len(z):
         return attract, repel
-    plan = plan_of(z.dtype, z.shape[1])
+    plan, parameter = plan_of(z.dtype, z.shape[1]), parameter if hinge else 1 / parameter
     with torch.cuda.device_of(z):
         operands = _prepare(plan, z, x, z_labels, x_labels, classes, order, v, eps)
         tiles = -(-len(z) // plan.outer)
@@ -77,7 +77,7 @@ def class_attentive_supcon_fwd(
             tuple(attract_weight), tuple(repel_weight), HINGE=hinge, **operands.constants(),
         )  # fmt: skip
         kernels.class_attentive_finish_kernel[(-(-len(z) // 128),)](
-            *sums, classes, order, attract, repel, len(z), len(v), parts, parameter, HINGE=hinge, BLOCK=128
+            *sums, operands.classes, order, attract, repel, len(z), len(v), parts, parameter, HINGE=hinge, BLOCK=128
         )
     return attract, repel
 
@@ -111,11 +111,12 @@ def class_attentive_supcon_bwd(
     (anchors, width), keys = z.shape, len(x)
     if not width or not anchors:
         return d_z, d_x.zero_(), d_v.zero_()
-    plan = plan_of(z.dtype, width)
+    plan, parameter = plan_of(z.dtype, width), parameter if hinge else 1 / parameter
     columns = -(-width // plan.block_d)
     tables = tuple(attract_weight), tuple(repel_weight)
     with torch.cuda.device_of(z):
         operands = _prepare(plan, z, x, z_labels, x_labels, classes, order, v, eps)
+        slopes = d_attract[order], d_repel[order], repel[order]
         if needs[0] or needs[2]:
             tiles = -(-anchors // plan.outer)
             parts, of_part = _parts(tiles * columns, keys, plan.inner, most=4 * (anchors + keys) // anchors)
@@ -123,16 +124,16 @@ def class_attentive_supcon_bwd(
             f = torch.empty_like(q) if needs[2] else None
             rho = repel.new_empty(parts, anchors)
             kernels.class_attentive_queries_kernel[(tiles, parts, columns)](
-                d_attract, d_repel, repel, *operands.tensors, q, f, rho, *operands.sizes, first, of_part, parameter,
+                *slopes, *operands.tensors, q, f, rho, *operands.sizes, first, of_part, parameter,
                 eps * eps, *tables, HINGE=hinge, BLOCK_D=plan.block_d, **operands.constants(),
             )  # fmt: skip
             block = min(1024, max(32, plan.block_d))
             kernels.class_attentive_d_z_kernel[(anchors, -(-width // block))](
-                z, classes, order, v, operands.squares, q, f, rho, d_z if needs[0] else None, z.stride(0), anchors,
-                width, len(v), parts, eps * eps, BLOCK=block, num_warps=1,
+                z, operands.classes, order, v, operands.squares, q, f, rho, d_z if needs[0] else None, z.stride(0),
+                anchors, width, len(v), parts, eps * eps, BLOCK=block, num_warps=1,
             )  # fmt: skip
             if f is not None and len(v):
-                bounds = torch.searchsorted(classes[order], torch.arange(len(v) + 1, device=z.device))
+                bounds = torch.searchsorted(operands.classes, torch.arange(len(v) + 1, device=z.device))
                 kernels.class_attentive_d_v_kernel[(len(v), -(-width // 64))](
                     f, bounds, d_v, width, ROWS=_ROWS, BLOCK=64
                 )
@@ -142,7 +143,7 @@ def class_attentive_supcon_bwd(
             parts, of_part = _parts(tiles * columns, anchors, plan.inner, most=8 * (anchors + keys) // keys)
             sums = repel.new_empty(parts, keys, width)
             kernels.class_attentive_keys_kernel[(tiles, parts, columns)](
-                d_attract, d_repel, repel, *operands.tensors, sums, *operands.sizes, first, of_part, parameter,
+                *slopes, *operands.tensors, sums, *operands.sizes, first, of_part, parameter,
                 eps * eps, *tables, HINGE=hinge, BLOCK_D=plan.block_d, **operands.constants(keys_outside=True),
             )  # fmt: skip
             d_x = sums.sum(0).to(x.dtype)
@@ -151,13 +152,18 @@ def class_attentive_supcon_bwd(
 
 @dataclass(frozen=True)
 class _Operands:
-    """What the kernels over pairs share."""
+    """What the kernels over pairs share; what belongs to anchors is in their order."""
 
     plan: Plan
     tensors: tuple[Tensor | None, ...]  # u, scale, x, its squares, labels of both, classes, order, v
     sizes: tuple[int, ...]
     squares: Tensor
     levels: int
+
+    @property
+    def classes(self) -> Tensor | None:
+        """By position."""
+        return self.tensors[6]
 
     def constants(self, keys_outside: bool = False) -> dict[str, object]:
         plan = self.plan
@@ -187,6 +193,7 @@ def _prepare(
     """Weighted anchors by class, their norms and, with one class, the norms of the keys."""
     from .class_attentive_kernels import class_attentive_anchors_kernel as kernel
 
+    z_labels, classes = z_labels[order], classes[order]
     (anchors, width), keys = z.shape, len(x)
     u_stride = -(-width // 16) * 16  # rows that wide loads can take
     u = torch.empty((anchors, u_stride), dtype=z.dtype, device=z.device)
@@ -199,9 +206,7 @@ def _prepare(
     x_squares = None
     if len(v) == 1 and keys:
         x_squares = torch.empty(keys, dtype=torch.float32, device=z.device)
-        kernel[(keys,)](
-            x, None, None, v, None, None, x_squares, x.stride(0), u_stride, width, 1, eps * eps, **shared
-        )
+        kernel[(keys,)](x, None, None, v, None, None, x_squares, x.stride(0), u_stride, width, 1, eps * eps, **shared)
     return _Operands(
         plan,
         (u, scale, x, x_squares, z_labels, x_labels, classes, order, v),

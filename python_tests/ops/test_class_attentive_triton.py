@@ -1,5 +1,4 @@
-"""The Triton kernels of class_attentive_supcon against the float64 reference, in Triton's interpreter: no GPU, no
-compiler.
+"""The Triton kernels of class_attentive_supcon against the float64 reference, in Triton's interpreter.
 
 As in test_triton.py the interpreter must be chosen before Triton is imported, so the first test runs this file again
 in its own process. The interpreter has no bfloat16 products: test_triton_aot.py compiles them, the contract tests run

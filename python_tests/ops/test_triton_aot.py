@@ -24,6 +24,9 @@ if not list(Path(triton.__file__).parent.glob("backends/nvidia/bin/ptxas*")):
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
+from c2f_ops.triton import class_attentive_grad_kernels as attentive_grad  # noqa: E402
+from c2f_ops.triton import class_attentive_kernels as attentive_kernels  # noqa: E402
+from c2f_ops.triton import class_attentive_supcon as attentive  # noqa: E402
 from c2f_ops.triton import epilogue_kernels, falcon_kernels, fused_kernels, hadamard_kernels  # noqa: E402
 from c2f_ops.triton import falcon_loss as falcon  # noqa: E402
 from c2f_ops.triton import multilinear_pool as pool  # noqa: E402
@@ -236,6 +239,49 @@ def test_falcon_mass(monkeypatch):
     launch = functools.partial(falcon._mass, empty(512, 608), empty(512), empty(608))
     recorder = record(monkeypatch, falcon_kernels, "falcon_mass_kernel", launch)
     check(compile_launch(recorder, 90), 90)
+
+
+def attentive_launches(monkeypatch, dtype, width, classes, hinge=False):
+    """Launches of every kernel of class_attentive_supcon, by name: the last of each."""
+    empty = functools.partial(torch.empty, device="meta")
+    z, labels, one = empty(4096, width, dtype=dtype), empty(4096, 2, dtype=torch.int64), empty(4096)
+    index = empty(4096, dtype=torch.int64)
+    operands = z, z, labels, labels, index, index, empty(classes, width)
+    options = [0.0, 0.5, 1.0], [1.0, 3.0, 1.0], hinge, 0.1, 1e-6, 0
+    recorders = {}
+    with monkeypatch.context() as patch:
+        for module in (attentive_kernels, attentive_grad):
+            for name in [n for n in vars(module) if n.startswith("class_attentive_") and n.endswith("_kernel")]:
+                recorders[name] = Recorder(getattr(module, name))
+                patch.setattr(module, name, recorders[name])
+        attentive.class_attentive_supcon_fwd(*operands, *options)
+        attentive.class_attentive_supcon_bwd(one, one, one, *operands, *options, [True] * 3)
+    return {name.removeprefix("class_attentive_").removesuffix("_kernel"): r for name, r in recorders.items()}
+
+
+PAIRS = ("fwd", "queries", "keys")
+ATTENTIVE = [(90, torch.bfloat16, 128, 100, name) for name in (*PAIRS, "anchors", "finish", "d_z", "d_v")]
+ATTENTIVE += [
+    pytest.param(capability, dtype, 128, 100, name, marks=pytest.mark.slow)
+    for capability, dtype in ((80, torch.bfloat16), (100, torch.bfloat16), (80, torch.float32), (90, torch.float32),
+                              (100, torch.float32), (90, torch.float16))
+    for name in PAIRS
+]  # fmt: skip
+ATTENTIVE += [
+    pytest.param(90, torch.bfloat16, width, classes, name, marks=pytest.mark.slow)
+    for width, classes in ((128, 1), (1025, 100))
+    for name in PAIRS
+]
+
+
+@pytest.mark.parametrize(("capability", "dtype", "width", "classes", "name"), ATTENTIVE)
+def test_class_attentive(monkeypatch, capability, dtype, width, classes, name):
+    """The products of tiles run on tensor cores, without spilled registers."""
+    compiled = compile_launch(attentive_launches(monkeypatch, dtype, width, classes)[name], capability)
+    check(compiled, capability)
+    if name in PAIRS:
+        instruction = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}[capability]
+        assert instruction in compiled.asm["ptx"] and "cp.async" in compiled.asm["ptx"]
 
 
 def test_grid_of_a_large_batch(monkeypatch):
