@@ -62,7 +62,7 @@ def planted(rows: Sequence[Record]) -> str:
         ]
         seeds = {r["seed"] for r in pair[0]} & {r["seed"] for r in pair[1]}
         ours, theirs = ([r for r in part if r["seed"] in seeds] for part in pair)
-        if len(seeds) < 2:
+        if not seeds:
             continue
         accuracies = [[r["label_free"] for r in part] for part in (ours, theirs)]
         bounds = ", ".join(f"{np.mean([r['bound'] for r in part]):.2f}" for part in (ours, theirs))

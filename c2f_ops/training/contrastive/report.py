@@ -45,7 +45,7 @@ READOUTS = (
 )
 _COMPARED = {
     "label_free": "label-free", "knn": "k-NN", "probe_standardized": "probe, standardised z",
-    "bound": "error bound (less is better)",
+    "bound": "bound (less is better)", "holdout": "bound, held out (less is better)",
 }  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
     from scipy.stats import t as student
 
     d = 100 * (np.array(ours) - np.array(theirs))
-    each, error = ", ".join(f"{x:+.2f}" for x in d), d.std(ddof=1) / math.sqrt(len(d))
+    each, error = ", ".join(f"{x:+.2f}" for x in d), d.std(ddof=min(1, len(d) - 1)) / math.sqrt(len(d))
     if error == 0:
         return f"{d.mean():+.2f} | {each} | - | -"
     reach, p = student.ppf(0.975, len(d) - 1) * error, 2 * student.sf(abs(d.mean() / error), len(d) - 1)
