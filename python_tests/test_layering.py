@@ -157,13 +157,13 @@ for name in {names}:
 # ---- csrc ------------------------------------------------------------------------------------------------------------
 
 SOURCES = sorted(p for p in CSRC.rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"})
-# Folder -> folders of ours it may include from; cpu_features.h is the one header of csrc/cpu that bindings show.
+# Folder -> folders of ours it may include from; bindings show plans, and of csrc/cpu cpu_features.h alone.
 OURS = {
     "include": {"include"},
     "cpu": {"include", "cpu"},
     "plan": {"include", "plan", "cpu"},
     "cuda": {"include", "cuda", "plan"},
-    "bindings": {"include", "bindings", "cpu/cpu_features.h"},
+    "bindings": {"include", "bindings", "plan", "cpu/cpu_features.h"},
 }
 STANDARD = r"[a-z_]+"  # <vector>, <cstdint>
 SYSTEM = {
