@@ -197,33 +197,37 @@ def class_attentive_d_z_kernel(
     C,
     parts,
     eps_squared,
+    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """``d_z`` of one anchor; with f, its share of ``d_v`` goes to the first part of f. Grid: A x blocks of d."""
-    pid = tl.program_id(0).to(tl.int64)
-    offs = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    i = tl.load(order_ptr + pid)
-    c = tl.load(classes_ptr + pid)
-    mask = offs < tl.where((c >= 0) & (c < C), d, 0)
-    z = tl.load(z_ptr + i * z_stride + offs, mask=mask, other=0.0).to(tl.float32)
-    squares = tl.load(squares_ptr + pid)
-    q = tl.zeros([BLOCK], tl.float32)
-    f = tl.zeros([BLOCK], tl.float32)
-    rho = tl.zeros([], tl.float32)
+    """``d_z``; with f, each anchor's share of ``d_v`` goes to the first part of f. Grid: blocks of positions x of d."""
+    offs_p = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    offs_d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask_p = offs_p < A
+    i = tl.load(order_ptr + offs_p, mask=mask_p, other=0)
+    c = tl.load(classes_ptr + offs_p, mask=mask_p, other=-1)
+    mask_i = mask_p & (c >= 0) & (c < C)
+    z = load_rows(z_ptr, i, mask_i, z_stride, offs_d, d).to(tl.float32)
+    q = tl.zeros([ROWS, BLOCK], tl.float32)
+    f = tl.zeros([ROWS, BLOCK], tl.float32)
+    rho = tl.zeros([ROWS], tl.float32)
     for part in range(parts):
-        at = tl.cast(part, tl.int64) * A + pid
-        q += tl.load(q_ptr + at * d + offs, mask=mask, other=0.0)
-        rho += tl.load(rho_ptr + at)
+        at = tl.cast(part, tl.int64) * A + offs_p
+        q += load_rows(q_ptr, at, mask_i, d, offs_d, d)
+        rho += tl.load(rho_ptr + at, mask=mask_i, other=0.0)
         if f_ptr is not None:
-            f += tl.load(f_ptr + at * d + offs, mask=mask, other=0.0)
-    q *= tl.rsqrt(tl.maximum(squares, eps_squared))
-    e = tl.where(squares > eps_squared, rho / squares, 0.0)
-    poison = tl.where(c >= C, float("nan"), 0.0)
+            f += load_rows(f_ptr, at, mask_i, d, offs_d, d)
+    squares = tl.load(squares_ptr + offs_p, mask=mask_i, other=0.0)
+    q *= tl.rsqrt(tl.maximum(squares, eps_squared))[:, None]
+    e = tl.where(squares > eps_squared, rho / tl.maximum(squares, eps_squared), 0.0)[:, None]
+    mask_out = mask_p[:, None] & (offs_d < d)[None, :]
     if d_z_ptr is not None:
-        d_z = tl.load(v_ptr + c * d + offs, mask=mask, other=0.0) * (q - e * z) + poison
-        tl.store(d_z_ptr + i * d + offs, d_z.to(d_z_ptr.dtype.element_ty), mask=offs < d)
+        poison = tl.where(c >= C, float("nan"), 0.0)[:, None]
+        d_z = load_rows(v_ptr, c, mask_i, d, offs_d, d) * (q - e * z) + poison
+        tl.store(d_z_ptr + i[:, None] * d + offs_d[None, :], d_z.to(d_z_ptr.dtype.element_ty), mask=mask_out)
     if f_ptr is not None:
-        tl.store(f_ptr + pid * d + offs, z * q - (e * z * z + f) * 0.5, mask=offs < d)
+        share = z * q - (e * z * z + f) * 0.5
+        tl.store(f_ptr + offs_p[:, None] * d + offs_d[None, :], share, mask=mask_out)
 
 
 @triton.jit

@@ -134,38 +134,42 @@ def class_attentive_anchors_kernel(
     squares_ptr,  # [A] by position: n(z)^2 before it is clamped
     z_stride,
     u_stride,
+    A,
     d,
     C,
     eps_squared,
     HAS_SCALE: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """u, scale and squares of one position; 0 without a class. Grid: A.
+    """u, scale and squares of some positions; 0 without a class. Grid: blocks of positions.
 
-    HAS_SCALE: u is divided by its largest element, which float16 needs.
+    HAS_SCALE: u is divided by its largest element, which float16 needs. Without order and classes: rows of class 0.
     """
-    pid = tl.program_id(0).to(tl.int64)
-    i = pid if order_ptr is None else tl.load(order_ptr + pid)
-    c = tl.load(classes_ptr + pid) if classes_ptr is not None else tl.zeros([], tl.int64)
-    end = tl.where((c >= 0) & (c < C), d, 0)
-    offs = tl.arange(0, BLOCK)
-    squares = tl.zeros([BLOCK], tl.float32)
-    largest = tl.zeros([BLOCK], tl.float32)
-    for e in range(0, end, BLOCK):
-        z = tl.load(z_ptr + i * z_stride + e + offs, mask=e + offs < end, other=0.0).to(tl.float32)
-        vz = tl.load(v_ptr + c * d + e + offs, mask=e + offs < end, other=0.0) * z
-        squares += vz * z
-        largest = tl.maximum(largest, tl.abs(vz))
-    squares = tl.sum(squares, axis=0)
-    tl.store(squares_ptr + pid, squares)
+    offs_p = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    mask_p = offs_p < A
+    i = offs_p if order_ptr is None else tl.load(order_ptr + offs_p, mask=mask_p, other=0)
+    c = offs_p * 0 if classes_ptr is None else tl.load(classes_ptr + offs_p, mask=mask_p, other=-1)
+    mask_i = mask_p & (c >= 0) & (c < C)
+    squares = tl.zeros([ROWS], tl.float32)
+    unit = tl.zeros([ROWS], tl.float32)
+    for e in range(0, d, BLOCK):
+        offs_e = e + tl.arange(0, BLOCK)
+        z = load_rows(z_ptr, i, mask_i, z_stride, offs_e, d).to(tl.float32)
+        vz = load_rows(v_ptr, c, mask_i, d, offs_e, d) * z
+        squares += tl.sum(vz * z, axis=1)
+        if HAS_SCALE:
+            unit = tl.maximum(unit, tl.max(tl.abs(vz), axis=1))
+    unit = tl.where(unit > 0, unit, 1.0)
+    tl.store(squares_ptr + offs_p, squares, mask=mask_p)
     if u_ptr is not None:
-        unit = tl.max(largest, axis=0) if HAS_SCALE else tl.full([], 1.0, tl.float32)
-        unit = tl.where(unit > 0, unit, 1.0)
-        tl.store(scale_ptr + pid, unit * tl.rsqrt(tl.maximum(squares, eps_squared)))
+        tl.store(scale_ptr + offs_p, unit * tl.rsqrt(tl.maximum(squares, eps_squared)), mask=mask_p)
         for e in range(0, d, BLOCK):
-            z = tl.load(z_ptr + i * z_stride + e + offs, mask=e + offs < end, other=0.0).to(tl.float32)
-            vz = tl.load(v_ptr + c * d + e + offs, mask=e + offs < end, other=0.0) * z
-            tl.store(u_ptr + pid * u_stride + e + offs, (vz / unit).to(u_ptr.dtype.element_ty), mask=e + offs < d)
+            offs_e = e + tl.arange(0, BLOCK)
+            z = load_rows(z_ptr, i, mask_i, z_stride, offs_e, d).to(tl.float32)
+            vz = load_rows(v_ptr, c, mask_i, d, offs_e, d) * z / unit[:, None]
+            out = u_ptr + offs_p[:, None] * u_stride + offs_e[None, :]
+            tl.store(out, vz.to(u_ptr.dtype.element_ty), mask=mask_p[:, None] & (offs_e < d)[None, :])
 
 
 @triton.jit

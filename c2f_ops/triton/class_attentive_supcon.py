@@ -13,7 +13,7 @@ from . import unvalidated as _unvalidated
 __all__ = ["class_attentive_supcon_bwd", "class_attentive_supcon_fwd", "unavailable", "unvalidated"]
 
 _PROGRAMS = 256  # about as many as keep a large GPU busy; sums over few tiles are cut into parts to reach it
-_ROWS = 32  # of a step through the anchors of a class
+_ROWS, _BLOCK = 16, 64  # tiles of kernels over single rows
 
 
 def unvalidated(device: torch.device) -> str | None:
@@ -37,12 +37,18 @@ class Plan:
     precision: str
 
 
-def plan_of(dtype: torch.dtype, d: int) -> Plan:
+def plan_of(dtype: torch.dtype, d: int, capability: tuple[int, int] = (9, 0)) -> Plan:
     """Tiles for a type and width that compile without spilled registers; test_triton_aot.py holds them to it."""
     power = max(16, 1 << (d - 1).bit_length())
+    roomy = capability[0] in (9, 10)  # their matrix units read shared memory, which leaves registers
     if dtype == torch.float32:
-        return Plan(64, 16, min(power, 32), min(power, 64), 8, 2, "tf32x3")
-    return Plan(64, 32, min(power, 64), min(power, 128), 8, 2, "tf32")
+        return Plan(64, 16, min(power, 32 if roomy else 16), min(power, 64), 8, 2, "tf32x3")
+    return Plan(64, 32 if roomy else 16, min(power, 64), min(power, 128), 8, 2, "tf32")
+
+
+def _plan(z: Tensor) -> Plan:
+    capability = torch.cuda.get_device_capability(z.device) if z.is_cuda else (9, 0)
+    return plan_of(z.dtype, z.shape[1], capability)
 
 
 def class_attentive_supcon_fwd(
@@ -66,7 +72,7 @@ def class_attentive_supcon_fwd(
     attract, repel = (z.new_empty(len(z), dtype=torch.float32) for _ in range(2))
     if not len(z):
         return attract, repel
-    plan, parameter = plan_of(z.dtype, z.shape[1]), parameter if hinge else 1 / parameter
+    plan, parameter = _plan(z), parameter if hinge else 1 / parameter
     with torch.cuda.device_of(z):
         operands = _prepare(plan, z, x, z_labels, x_labels, classes, order, v, eps)
         tiles = -(-len(z) // plan.outer)
@@ -111,7 +117,7 @@ def class_attentive_supcon_bwd(
     (anchors, width), keys = z.shape, len(x)
     if not width or not anchors:
         return d_z, d_x.zero_(), d_v.zero_()
-    plan, parameter = plan_of(z.dtype, width), parameter if hinge else 1 / parameter
+    plan, parameter = _plan(z), parameter if hinge else 1 / parameter
     columns = -(-width // plan.block_d)
     tables = tuple(attract_weight), tuple(repel_weight)
     with torch.cuda.device_of(z):
@@ -127,15 +133,14 @@ def class_attentive_supcon_bwd(
                 *slopes, *operands.tensors, q, f, rho, *operands.sizes, first, of_part, parameter,
                 eps * eps, *tables, HINGE=hinge, BLOCK_D=plan.block_d, **operands.constants(),
             )  # fmt: skip
-            block = min(1024, max(32, plan.block_d))
-            kernels.class_attentive_d_z_kernel[(anchors, -(-width // block))](
+            kernels.class_attentive_d_z_kernel[(-(-anchors // _ROWS), -(-width // _BLOCK))](
                 z, operands.classes, order, v, operands.squares, q, f, rho, d_z if needs[0] else None, z.stride(0),
-                anchors, width, len(v), parts, eps * eps, BLOCK=block, num_warps=1,
+                anchors, width, len(v), parts, eps * eps, ROWS=_ROWS, BLOCK=_BLOCK,
             )  # fmt: skip
             if f is not None and len(v):
                 bounds = torch.searchsorted(operands.classes, torch.arange(len(v) + 1, device=z.device))
-                kernels.class_attentive_d_v_kernel[(len(v), -(-width // 64))](
-                    f, bounds, d_v, width, ROWS=_ROWS, BLOCK=64
+                kernels.class_attentive_d_v_kernel[(len(v), -(-width // _BLOCK))](
+                    f, bounds, d_v, width, ROWS=_ROWS, BLOCK=_BLOCK
                 )
             del q, f
         if needs[1] and keys:
@@ -198,15 +203,16 @@ def _prepare(
     u_stride = -(-width // 16) * 16  # rows that wide loads can take
     u = torch.empty((anchors, u_stride), dtype=z.dtype, device=z.device)
     scale, squares = (torch.empty(anchors, dtype=torch.float32, device=z.device) for _ in range(2))
-    block = min(1024, max(32, 1 << (width - 1).bit_length()))
-    shared = {"HAS_SCALE": z.dtype == torch.float16, "BLOCK": block, "num_warps": 1 if block < 512 else 4}
-    kernel[(anchors,)](
-        z, classes, order, v, u, scale, squares, z.stride(0), u_stride, width, len(v), eps * eps, **shared
+    shared = {"HAS_SCALE": z.dtype == torch.float16, "ROWS": _ROWS, "BLOCK": _BLOCK}
+    kernel[(-(-anchors // _ROWS),)](
+        z, classes, order, v, u, scale, squares, z.stride(0), u_stride, anchors, width, len(v), eps * eps, **shared
     )
     x_squares = None
     if len(v) == 1 and keys:
         x_squares = torch.empty(keys, dtype=torch.float32, device=z.device)
-        kernel[(keys,)](x, None, None, v, None, None, x_squares, x.stride(0), u_stride, width, 1, eps * eps, **shared)
+        kernel[(-(-keys // _ROWS),)](
+            x, None, None, v, None, None, x_squares, x.stride(0), u_stride, keys, width, 1, eps * eps, **shared
+        )
     return _Operands(
         plan,
         (u, scale, x, x_squares, z_labels, x_labels, classes, order, v),

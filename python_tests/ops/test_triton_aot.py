@@ -241,15 +241,16 @@ def test_falcon_mass(monkeypatch):
     check(compile_launch(recorder, 90), 90)
 
 
-def attentive_launches(monkeypatch, dtype, width, classes, hinge=False):
+def attentive_launches(monkeypatch, capability, dtype, width, classes):
     """Launches of every kernel of class_attentive_supcon, by name: the last of each."""
     empty = functools.partial(torch.empty, device="meta")
     z, labels, one = empty(4096, width, dtype=dtype), empty(4096, 2, dtype=torch.int64), empty(4096)
     index = empty(4096, dtype=torch.int64)
     operands = z, z, labels, labels, index, index, empty(classes, width)
-    options = [0.0, 0.5, 1.0], [1.0, 3.0, 1.0], hinge, 0.1, 1e-6, 0
-    recorders = {}
+    options = [0.0, 0.5, 1.0], [1.0, 3.0, 1.0], False, 0.1, 1e-6, 0
+    plan, recorders = attentive.plan_of(dtype, width, divmod(capability, 10)), {}
     with monkeypatch.context() as patch:
+        patch.setattr(attentive, "plan_of", lambda *_: plan)
         for module in (attentive_kernels, attentive_grad):
             for name in [n for n in vars(module) if n.startswith("class_attentive_") and n.endswith("_kernel")]:
                 recorders[name] = Recorder(getattr(module, name))
@@ -277,7 +278,7 @@ ATTENTIVE += [
 @pytest.mark.parametrize(("capability", "dtype", "width", "classes", "name"), ATTENTIVE)
 def test_class_attentive(monkeypatch, capability, dtype, width, classes, name):
     """The products of tiles run on tensor cores, without spilled registers."""
-    compiled = compile_launch(attentive_launches(monkeypatch, dtype, width, classes)[name], capability)
+    compiled = compile_launch(attentive_launches(monkeypatch, capability, dtype, width, classes)[name], capability)
     check(compiled, capability)
     if name in PAIRS:
         instruction = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}[capability]
