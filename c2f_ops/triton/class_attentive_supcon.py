@@ -137,7 +137,7 @@ def class_attentive_supcon_bwd(
                 z, operands.classes, order, v, operands.squares, q, f, rho, d_z if needs[0] else None, z.stride(0),
                 anchors, width, len(v), parts, eps * eps, ROWS=_ROWS, BLOCK=_BLOCK,
             )  # fmt: skip
-            if f is not None and len(v):
+            if f is not None and operands.classes is not None and len(v):
                 bounds = torch.searchsorted(operands.classes, torch.arange(len(v) + 1, device=z.device))
                 kernels.class_attentive_d_v_kernel[(len(v), -(-width // _BLOCK))](
                     f, bounds, d_v, width, ROWS=_ROWS, BLOCK=_BLOCK

@@ -19,8 +19,8 @@ GPU = pytest.param(
 KIB = 1024
 SHARED = {"all rows": 227 * KIB, "chunks, two stages": 140 * KIB, "chunks, one stage": 99 * KIB}
 FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
-# Of sums of similarities, and of gradients. float16 is multiplied in float32, as float32 is; of bfloat16, v o z, v, x^2, T and the run
-# sums of F are rounded to 8 bits before they are multiplied.
+# Of sums of similarities, and of gradients. float16 is multiplied in float32, as float32 is; of bfloat16, v o z, v, x^2, T
+# and the run sums of F are rounded to 8 bits before they are multiplied.
 FORWARD = {FLOAT32: 3e-6, FLOAT16: 3e-6, BFLOAT16: 1e-2}
 GRADIENT = {FLOAT32: 1e-5, FLOAT16: 1e-3, BFLOAT16: 1.5e-2}
 
@@ -280,7 +280,7 @@ def test_small_problems_fill_a_gpu_and_large_ones_are_not_split():
     small, large = plan(problem(512, 8192, 128), 227 * KIB), plan(problem(32768, 32768, 128), 227 * KIB)
     assert small["forward"]["blocks"] == 128 and small["forward"]["splits"] == 16
     assert all(large[name]["splits"] == 1 for name in ("forward", "anchors", "keys"))
-    assert large["forward"] ["resident"] and large["anchors"]["resident"] and large["keys"]["resident"]
+    assert large["forward"]["resident"] and large["anchors"]["resident"] and large["keys"]["resident"]
 
 
 @pure
