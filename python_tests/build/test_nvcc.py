@@ -20,8 +20,8 @@ SOURCES = sorted(CUDA.glob("*.cu"), key=lambda path: -path.stat().st_size)  # th
 # Registers of a thread. 255 is all there are: the fused kernel holds one factor in 32-bit and two in 16-bit form. The
 # Hadamard kernels keep two blocks of 256 threads on a multiprocessor (128), the normalisation kernels two of 512 (64).
 # falcon_loss: a row of 10240 classes takes one block of 512 threads forward (128), two where rows are swept (64), and
-# backward one at least, two where vectors are loaded. class_attentive: one block of 256 threads (255) sweeps with the sums of 64 x 128 gradients
-# and as many of their norms in registers.
+# backward one at least, two where vectors are loaded. class_attentive: a block of
+# 256 threads (255) holds sums of 64 x 128 gradients and as many of their norms.
 REGISTERS = {
     "multilinear_pool_fwd_sm80": 255,
     "hadamard_reduce": 128,
@@ -166,7 +166,7 @@ def test_falcon_loss_copies_ahead_and_moves_vectors(compiled):
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
 def test_class_attentive_sweeps(compiled, arch):
-    """Tensor cores where operands are bfloat16, squares of pairs in one instruction, asynchronous copies of 16 bytes."""
+    """Tensor cores where operands are bfloat16, squares two at a time, asynchronous copies of 16 bytes."""
     for source, count in (("class_attentive_fwd", 1), ("class_attentive_bwd", 2)):
         functions = sass(compiled[source, arch].cubin).split("Function : ")[1:]
         sweeps = [f for f in functions if re.match(r"\w*(fwd_kernel|_sums_kernel)I", f)]
