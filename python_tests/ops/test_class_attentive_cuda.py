@@ -19,7 +19,7 @@ GPU = pytest.param(
 KIB = 1024
 SHARED = {"all rows": 227 * KIB, "chunks, two stages": 140 * KIB, "chunks, one stage": 99 * KIB}
 FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
-# Of sums of similarities, and of gradients. float16 is multiplied in float32, as float32 is; of bfloat16, v o z, v, x^2,
+# Of sums of similarities, and of gradients. float16 is multiplied in float32, as float32 is; of bfloat16 v o z, v, x^2,
 # T and the run sums of F are rounded to 8 bits before they are multiplied.
 FORWARD = {FLOAT32: 3e-6, FLOAT16: 3e-6, BFLOAT16: 1e-2}
 GRADIENT = {FLOAT32: 1e-5, FLOAT16: 1e-3, BFLOAT16: 1.5e-2}
