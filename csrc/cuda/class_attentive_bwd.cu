@@ -209,7 +209,7 @@ __device__ __forceinline__ float sum_of_splits(const SweepArgs<T>& args, const f
 // grid: anchor tiles, then 64 features a block. A thread has one feature of all anchors of the tile: d_z, and in place of
 // the first split of the run sums the tile's part of d_v.
 template <class From, class T>
-__global__ void __launch_bounds__(kFinishColumns)
+__global__ void __launch_bounds__(kFinishColumns, 1)
     class_attentive_d_z_kernel(const __grid_constant__ SweepArgs<T> args, const ClassAttentiveBwdArgs gradients) {
   const ClassAttentiveFwdArgs& forward = gradients.forward;
   const int64_t d = args.problem.d, width = args.plan.width, tiles = args.plan.anchor_tiles;
