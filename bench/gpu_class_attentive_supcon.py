@@ -67,8 +67,8 @@ def table(record: dict) -> str:
     """The record as Markdown."""
     rates = ", ".join(f"{rate / 1e12:.0f} TFLOP/s in {dtype}" for dtype, rate in record["gemm"].items())
     lines = [
-        f"class_attentive_loss, forward and backward. Limit: products of all pairs, four with the gradient, at the "
-        f"rate of torch.mm ({rates}). Error: relative L2 of the gradient against float64.",
+        "class_attentive_loss, forward and backward. Limit: products of all pairs, four with the gradient, at the rate "
+        f"of torch.mm ({rates}). Error: relative L2 of the gradient against float64.",
         "",
     ]
     title = "{case[name]} {case[B]} x {case[d]}, C {case[C]} {dtype}".format_map

@@ -118,17 +118,15 @@ class Feed {
 
   // Waits for the next step of the current tile, and starts the one after it.
   __device__ void take() {
-    if (args_.feeding.stages == 1) {
-      __syncthreads();  // all threads have left the only stage
-      issue();
-    }
     copy_async_wait<0>();
-    __syncthreads();  // the step has arrived for all threads, and all have left the stage that is filled next
-    stage_ = stages_ + taken_ * stage_elements_;
-    if (args_.feeding.stages == 2) {
-      taken_ ^= 1;
-      issue();
+    __syncthreads();  // what was started has arrived for all threads, and all have left the stage that is filled next
+    issue();
+    if (args_.feeding.stages == 1) {
+      copy_async_wait<0>();
+      __syncthreads();
     }
+    stage_ = stages_ + taken_ * stage_elements_;
+    taken_ ^= args_.feeding.stages - 1;
   }
 
   __device__ const T* a(int chunk) const { return of_anchors(chunk, 0); }
@@ -169,6 +167,7 @@ class Feed {
     constexpr int kPieces = kChunkBytes / 16;
     const int64_t width = args_.plan.width;
     const T* const first = source + tile * kTile * width + chunk * Tile<T>::kColumns;
+#pragma unroll 1  // small code: copies are made in many places
     for (int index = threadIdx.x; index < rows * kPieces; index += kThreads) {
       const int row = index / kPieces, piece = index % kPieces * (16 / static_cast<int>(sizeof(T)));
       copy_async<16>(target + row * Tile<T>::kRowPitch + piece, first + row * width + piece, 16);
@@ -177,6 +176,7 @@ class Feed {
 
   __device__ void copy_all(T* target, int64_t tile, bool keys) const {
     const int chunks = args_.plan.chunks;
+#pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
       T* const place = target + chunk * kTileElements;
       if (keys) {
@@ -190,6 +190,7 @@ class Feed {
 
   template <class Facts>
   __device__ void copy_bytes(Facts* target, const Facts* source, int count) const {
+#pragma unroll 1
     for (int index = threadIdx.x; index < count * static_cast<int>(sizeof(Facts) / 16); index += kThreads) {
       copy_async<16>(reinterpret_cast<char*>(target) + 16 * index, reinterpret_cast<const char*>(source) + 16 * index, 16);
     }
@@ -199,6 +200,7 @@ class Feed {
     copy_bytes(target->anchors, args_.prepared.anchors + tile * kTile, kTile);
     copy_bytes(target->runs, args_.prepared.runs + tile * kTile, kTile);
     const int K = static_cast<int>(args_.problem.K);
+#pragma unroll 1
     for (int index = threadIdx.x; index < kTile * K; index += kThreads) {
       copy_async<8>(target->labels + index, args_.prepared.labels + tile * kTile * K + index, 8);
     }
@@ -207,6 +209,7 @@ class Feed {
   __device__ void copy_facts(KeyFacts* target, int64_t tile) const {
     copy_bytes(target->keys, args_.prepared.keys + tile * kTile, kTile);
     const int64_t K = args_.problem.K, first = tile * kTile * K, left = args_.problem.N * K - first;
+#pragma unroll 1
     for (int index = threadIdx.x; index < kTile * K; index += kThreads) {
       copy_async<8>(target->labels + index, args_.x_labels + (index < left ? first + index : 0), index < left ? 8 : 0);
     }
@@ -237,7 +240,7 @@ class Feed {
       }
     }
     copy_async_commit();
-    if (args_.feeding.stages == 2) issued_ ^= 1;
+    issued_ ^= args_.feeding.stages - 1;
   }
 
   const SweepArgs<T>& args_;
@@ -287,14 +290,20 @@ __device__ __forceinline__ void each_pair(const SweepArgs<T>& args, const Feed<T
   const KeyFacts& keys = feed.keys(tile);
   const int K = static_cast<int>(args.problem.K);
   const int64_t first_key = feed.key(tile);
+  Anchor rows[Tile<T>::kSlots];
+#pragma unroll
+  for (int slot = 0; slot < Tile<T>::kSlots; ++slot) rows[slot] = anchors.anchors[Tile<T>::slot_row(slot)];
 #pragma unroll
   for (int k = 0; k < Tile<T>::kPairs; ++k) {
     const int slot = Tile<T>::pair_slot(k), row = Tile<T>::slot_row(slot), column = Tile<T>::pair_column(k);
-    const Anchor& anchor = anchors.anchors[row];
+    const Anchor& anchor = rows[slot];
     if (anchor.run < 0 || keys.keys[column].present == 0 || anchor.self == first_key + column) continue;
     const int64_t *mine = anchors.labels + row * K, *theirs = keys.labels + column * K;
-    int agree = 0;
-    while (agree < K && mine[agree] == theirs[agree]) ++agree;
+    int agree = mine[0] == theirs[0];
+    if (K > 1 && agree == 1) {
+#pragma unroll 1
+      while (agree < K && mine[agree] == theirs[agree]) ++agree;
+    }
     const float inverse = feed.pairs[anchor.run * kPitch + column];
     body(k, slot, anchor, agree, c[k] * anchor.alpha * fabsf(inverse), inverse);
   }

@@ -24,15 +24,10 @@ __device__ __forceinline__ void slopes(const SweepArgs<T>& args, Feed<T, kOwnsKe
                                        const float (&tables)[2][kMaxLevels + 1], const PairTiles<T, kOwnsKeys>& tiles,
                                        float (&e)[Tile<T>::kSlots]) {
   constexpr int kPairs = Tile<T>::kPairs;
-  float c[kPairs], t[kPairs];
+  float c[kPairs], t[kPairs] = {}, f[kPairs] = {};
   multiply(args, feed, tile, c);
   const bool hinge = args.problem.form == Repulsion::kHinge;
   const float parameter = args.problem.parameter, rate = 1.f / parameter;
-#pragma unroll
-  for (int k = 0; k < kPairs; ++k) {
-    t[k] = 0.f;
-    tiles.f[Tile<T>::slot_row(Tile<T>::pair_slot(k)) * kPitch + Tile<T>::pair_column(k)] = 0.f;
-  }
   each_pair(args, feed, tile, c,
             [&](int k, int slot, const Anchor& anchor, int agree, float sim, float signed_inverse) {
               const float repel = tables[1][agree], inverse = fabsf(signed_inverse);
@@ -45,9 +40,12 @@ __device__ __forceinline__ void slopes(const SweepArgs<T>& args, Feed<T, kOwnsKe
               const float s = anchor.d_attract * tables[0][agree] + anchor.d_repel * slope;
               t[k] = s * inverse * (kOwnsKeys ? anchor.alpha : 1.f);
               e[slot] += s * sim;
-              tiles.f[Tile<T>::slot_row(slot) * kPitch + Tile<T>::pair_column(k)] =
-                  signed_inverse > 0.f ? s * sim * inverse * inverse : 0.f;
+              f[k] = signed_inverse > 0.f ? s * sim * inverse * inverse : 0.f;
             });
+#pragma unroll
+  for (int k = 0; k < kPairs; ++k) {
+    tiles.f[Tile<T>::slot_row(Tile<T>::pair_slot(k)) * kPitch + Tile<T>::pair_column(k)] = f[k];
+  }
   Tile<T>::store_pairs(tiles.t, t);
   __syncthreads();
   const AnchorFacts& anchors = feed.anchors(tile);
@@ -211,7 +209,7 @@ __device__ __forceinline__ float sum_of_splits(const SweepArgs<T>& args, const f
 // grid: anchor tiles, then 64 features a block. A thread has one feature of all anchors of the tile: d_z, and in place of
 // the first split of the run sums the tile's part of d_v.
 template <class From, class T>
-__global__ void __launch_bounds__(kFinishColumns)
+__global__ void __launch_bounds__(kFinishColumns, 1)
     class_attentive_d_z_kernel(const __grid_constant__ SweepArgs<T> args, const ClassAttentiveBwdArgs gradients) {
   const ClassAttentiveFwdArgs& forward = gradients.forward;
   const int64_t d = args.problem.d, width = args.plan.width, tiles = args.plan.anchor_tiles;
@@ -220,7 +218,7 @@ __global__ void __launch_bounds__(kFinishColumns)
   const int64_t rows = args.plan.anchor_rows(), first = tile * kTile;
   const int count = static_cast<int>(min(static_cast<int64_t>(kTile), args.problem.A - first));
   float sum = 0.f;
-#pragma unroll 4
+#pragma unroll 2
   for (int i = 0; i < count; ++i) {
     const Anchor anchor = args.prepared.anchors[first + i];
     float d_z = 0.f;

@@ -105,10 +105,11 @@ __global__ void __launch_bounds__(kThreads)
         Run facts;
         facts.row = c;
         facts.scale = anchor.v_scale;
-        facts.begin = i;
-        facts.end = i + 1;
-        while (facts.end < kTile && classes[facts.end] == c) ++facts.end;
-        facts.count = count;
+        int end = i + 1;
+        while (end < kTile && classes[end] == c) ++end;
+        facts.begin = static_cast<uint8_t>(i);
+        facts.end = static_cast<uint8_t>(end);
+        facts.count = static_cast<uint8_t>(count);
         prepared.runs[first + run] = facts;
       }
     }

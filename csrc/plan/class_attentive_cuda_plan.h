@@ -29,11 +29,11 @@ struct Anchor {
   int32_t unused[2] = {};
 };
 struct Run {
-  int64_t row = 0;     // of v
-  float scale = 1;     // of v
-  int32_t begin = 0, end = 0;  // anchors of the tile
-  int32_t count = 0;   // of the tile's runs
-  int32_t unused[2] = {};
+  int64_t row = 0;               // of v
+  float scale = 1;               // of v
+  uint8_t begin = 0, end = 0;    // anchors of the tile
+  uint8_t count = 0;             // of the tile's runs
+  uint8_t unused = 0;
 };
 struct Key {
   float scale = 1;    // of x
@@ -41,7 +41,7 @@ struct Key {
   int32_t present = 0;
   int32_t unused = 0;
 };
-static_assert(sizeof(Anchor) == 64 && sizeof(Run) == 32 && sizeof(Key) == 16);
+static_assert(sizeof(Anchor) == 64 && sizeof(Run) == 16 && sizeof(Key) == 16);
 
 struct CudaPlan {
   bool tensor_cores = false;  // bfloat16; float32 and float16 are multiplied in float32

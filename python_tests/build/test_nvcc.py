@@ -20,7 +20,8 @@ SOURCES = sorted(CUDA.glob("*.cu"), key=lambda path: -path.stat().st_size)  # th
 # Registers of a thread. 255 is all there are: the fused kernel holds one factor in 32-bit and two in 16-bit form. The
 # Hadamard kernels keep two blocks of 256 threads on a multiprocessor (128), the normalisation kernels two of 512 (64).
 # falcon_loss: a row of 10240 classes takes one block of 512 threads forward (128), two where rows are swept (64), and
-# backward one at least, two where vectors are loaded.
+# backward one at least, two where vectors are loaded. class_attentive: a block of
+# 256 threads (255) holds sums of 64 x 128 gradients and as many of their norms.
 REGISTERS = {
     "multilinear_pool_fwd_sm80": 255,
     "hadamard_reduce": 128,
@@ -29,6 +30,9 @@ REGISTERS = {
     "falcon_loss_fwd": 128,
     "falcon_loss_fwd_long": 64,
     "falcon_loss_bwd": 96,
+    "class_attentive_fwd": 255,
+    "class_attentive_bwd": 255,
+    "class_attentive_prepare": 64,
 }
 
 
@@ -158,6 +162,22 @@ def test_falcon_loss_copies_ahead_and_moves_vectors(compiled):
             assert re.search(rf"LDG\.E\.{wide}", function) and "MUFU.EX2" in function, name
             assert re.search(rf"STG\.E\.{wide if source == 'falcon_loss_bwd' else '128'}", function), name
             assert ("LDGSTS" in function) == (source == "falcon_loss_fwd"), name
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+def test_class_attentive_sweeps(compiled, arch):
+    """Tensor cores where operands are bfloat16, squares two at a time, asynchronous copies of 16 bytes."""
+    for source, count in (("class_attentive_fwd", 1), ("class_attentive_bwd", 2)):
+        functions = sass(compiled[source, arch].cubin).split("Function : ")[1:]
+        sweeps = [f for f in functions if re.match(r"\w*(fwd_kernel|_sums_kernel)I", f)]
+        assert len(sweeps) == 2 * count
+        for function in sweeps:
+            name = function.split("\n", 1)[0]
+            tensor_cores = "bfloat16" in name
+            assert ("HMMA.16816.F32.BF16" in function) == tensor_cores == ("LDSM" in function), name
+            assert not tensor_cores or re.search(r"H(FMA2|MUL2)[\w.]*BF16", function), name
+            assert tensor_cores or function.count("FFMA") > 200, name
+            assert "LDGSTS.E.BYPASS.128" in function and "MUFU.EX2" in function, name
 
 
 def test_assembly_and_launches_have_one_place():
