@@ -119,7 +119,7 @@ def estimated(cell: Cell, train: Samples, test: Samples, **options: Any) -> dict
     if "true count" in cell.setting:
         return judge(test, fit("FALCON", train, test.x, len(first), cell.seed, **options))
     start = time.perf_counter()
-    found = estimate_n_fine(train.x, train.coarse, random_state=cell.seed)
+    found = estimate_n_fine(train.x, train.coarse, random_state=cell.seed, device="cpu")
     seconds = time.perf_counter() - start
     relations = np.repeat(np.arange(len(found.per_coarse)), found.per_coarse)
     truth = np.bincount(first)

@@ -246,7 +246,7 @@ class FalconClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Cluster
         self._device = self._find_device()
         self._scaling = fit_scaling(X, self.standardize)
         rows = Rows(X, self._scaling, self._device)
-        self.n_fine_, sizes, self.n_fine_estimate_ = count_fine(_WHO, X, labels, self.n_fine, seed)
+        self.n_fine_, sizes, self.n_fine_estimate_ = count_fine(_WHO, X, labels, self.n_fine, seed, self.device)
         config = self.config if self.config is not None else FalconConfig.preset(self.preset)
         head = make_head(X.shape[1], self.n_fine_, self.hidden, seed, self._device)
         kmeans = config.mstep_init == "kmeans"

@@ -101,7 +101,7 @@ def fine_start(
     """
     if not samples.all():
         return kmeans_start(x, y, sizes, seed=seed)
-    mergings = [cut(x[y == j], 2 * int(size) + 4, seed + j) for j, size in enumerate(sizes)]
+    mergings = [_cut(x[y == j], 2 * int(size) + 4, seed + j) for j, size in enumerate(sizes)]
     if free and sum(len(m.inertia) for m in mergings) >= sizes.sum():
         curves = [m.inertia * n / m.weights.sum() for m, n in zip(mergings, samples, strict=True)]
         better = allocate(curves, int(sizes.sum()))
@@ -111,8 +111,8 @@ def fine_start(
     return kmeans_start(x, y, sizes, seed=seed, first=first)
 
 
-def cut(x: np.ndarray, pieces: int, seed: int) -> Merging:
-    """Cut samples ``[n, d]`` of one class into at most ``pieces`` by k-means, and merge them."""
+def _cut(x: np.ndarray, pieces: int, seed: int) -> Merging:
+    """Samples ``[n, d]`` of one class in at most that many pieces, merged."""
     everything, count = np.zeros(len(x), np.int64), np.array([min(pieces, len(x))])
     c = kmeans_start(x, everything, count, seed=seed).centroids.astype(np.float64)
     nearest = (x @ c.T - np.square(c).sum(1) / 2).argmax(1)
