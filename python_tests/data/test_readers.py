@@ -4,8 +4,6 @@ import csv
 import io
 import pickle
 import re
-import sys
-import types
 import zipfile
 
 import pytest
@@ -190,8 +188,8 @@ def test_birds_are_generated(monkeypatch):
         calls.append((n, size, seed, split))
         return torch.zeros(n, 3, size, size, dtype=torch.uint8), TREE.from_fine(torch.arange(n) % 4)
 
-    fake = types.SimpleNamespace(generate_birds=generate_birds, birds_hierarchy=lambda: TREE)
-    monkeypatch.setitem(sys.modules, "c2f_ops.data.birds", fake)
+    monkeypatch.setattr("c2f_ops.data.birds.labelled.generate_birds", generate_birds)
+    monkeypatch.setattr("c2f_ops.data.birds.labelled.birds_hierarchy", lambda: TREE)
     dataset = load_dataset("birds", split="test", size=16, seed=3, n=5)
     assert calls == [(5, 16, 3, "test")]
     assert dataset.stacked().shape == (5, 3, 16, 16)
