@@ -154,7 +154,9 @@ def test_lambda_m_and_prior_reach_the_solver():
 
 def test_methods_against_noise_differ():
     cell = {method: cells.Cell("noise", "40%", method, 0) for method in cells.FALCONS}
-    accuracy = {m: synthetic.compute(c, samples=20, epochs=6, lr=0.1, may_keep_start=False)["ari"] for m, c in cell.items()}
+    accuracy = {
+        m: synthetic.compute(c, samples=20, epochs=6, lr=0.1, may_keep_start=False)["ari"] for m, c in cell.items()
+    }
     assert len(set(accuracy.values())) == 3
 
 

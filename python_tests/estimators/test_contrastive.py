@@ -290,7 +290,7 @@ def test_the_printed_loss_collapses_on_the_raw_toy(seed):
         model = ClassAttentiveClassifier(mode="paper", standardize=False, random_state=seed).fit(x, y)
     # raw z can give the class away by its length, of which the loss says nothing: 25 to 58 % over seeds
     probe = linear_probe(model.transform(x), y, model.transform(x_test), y_test, normalize=True, seed=seed)
-    assert abs(probe.accuracy - 0.25) <= 0.005
+    assert abs(probe.accuracy - 0.25) <= 0.01
     assert model.collapse_report_.status == "collapsed" and model.bound_.vacuous
 
 
