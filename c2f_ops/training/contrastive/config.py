@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from ...data.circles import ANGLES
 from ...metrics.probe import SOLVERS
+from ...models.contrastive import PROTOTYPES
+from ...nn.attention import BOUNDS
 from .._typed import TypedConfig
 from ..config import DEVICES
 
@@ -35,13 +37,15 @@ class ContrastiveConfig(TypedConfig):
             five-fold split for each seed), or a file that `c2f_ops.data.embeddings.load_embeddings` reads.
         test: file with test samples; None with a file: a fifth of the samples, drawn by the seed.
         n_per_class: samples of each class in training and, drawn anew, in test; of generated data.
-        angles, nuisance: of "circles" and of "planted".
+        angles, radius_step, sigma: of "circles": their law, how radii differ, noise of a coordinate.
+        nuisance: of "planted".
         methods: names out of `METHODS`; the first is compared with each of the others.
         seeds: runs of each method, with seeds 0, 1, ...: of data, weights and batches.
         standardize: each feature to mean 0, variance 1; None: not for "circles", whose features are given raw in the
             paper, else so.
-        backbone, hidden, dim, batch_norm, front_end, epochs, batch_size, lr, attention_lr, temperature: as for
-            `c2f_ops.estimators.ClassAttentiveClassifier`; network and steps are the same for all methods.
+        backbone, hidden, dim, batch_norm, front_end, epochs, batch_size, lr, attention_lr, temperature, margin, bound,
+            w_min, w_max, prototype: as for `c2f_ops.estimators.ClassAttentiveClassifier`; network and steps are the
+            same for all methods.
         probe_solver, probe_epochs, probe_batch: of the linear probes, as for `c2f_ops.metrics.linear_probe`.
         neighbours: of k-NN, by cosine.
         device, threads: of the run.
@@ -54,6 +58,8 @@ class ContrastiveConfig(TypedConfig):
     test: str | None = None
     n_per_class: int = 1000
     angles: str = "fixed"
+    radius_step: float = 0.05
+    sigma: float = 0.05
     nuisance: float = 1.0
     methods: tuple[str, ...] = ("attentive", "plain", "cross-entropy", "paper", "paper-plain")
     seeds: int = 5
@@ -68,6 +74,11 @@ class ContrastiveConfig(TypedConfig):
     lr: float = 1e-3
     attention_lr: float | None = None
     temperature: float = 0.1
+    margin: float = 0.5
+    bound: str = "auto"
+    w_min: float = 0.05
+    w_max: float = 2.0
+    prototype: str = "mean"
     probe_solver: str = "adam"
     probe_epochs: int = 100
     probe_batch: int = 64
@@ -76,9 +87,17 @@ class ContrastiveConfig(TypedConfig):
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        self.check_words(backbone=BACKBONES, device=DEVICES, angles=ANGLES, probe_solver=SOLVERS)
+        self.check_words(
+            backbone=BACKBONES,
+            device=DEVICES,
+            angles=ANGLES,
+            probe_solver=SOLVERS,
+            bound=("auto", *BOUNDS),
+            prototype=PROTOTYPES,
+        )
         self.check_positive(
             "n_per_class",
+            "radius_step",
             "seeds",
             "hidden",
             "dim",

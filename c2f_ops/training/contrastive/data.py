@@ -36,10 +36,13 @@ class Problem:
 def load_problem(config: ContrastiveConfig, seed: int) -> Problem:
     """The data of one seed."""
     if config.data == "circles":
+        radii = [1 + c * config.radius_step for c in range(4)]
         (x, y), (x_test, y_test) = (
-            circles_toy(config.n_per_class, angles=config.angles, seed=2 * seed + part)  # type: ignore[arg-type]
+            circles_toy(
+                config.n_per_class, radii, sigma=config.sigma, angles=config.angles, seed=2 * seed + part  # type: ignore[arg-type]
+            )
             for part in (0, 1)
-        )
+        )  # fmt: skip
         return Problem(x, y, x_test, y_test, _numbers(y))
     if config.data == "planted":
         train, test = (

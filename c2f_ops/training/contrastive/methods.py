@@ -61,8 +61,9 @@ def fit_method(name: str, problem: Problem, config: ContrastiveConfig, seed: int
     model = ClassAttentiveClassifier(
         standardize=config.scaled, backbone=config.backbone, hidden=config.hidden, dim=config.dim,
         batch_norm=config.batch_norm, front_end=config.front_end, epochs=config.epochs, batch_size=config.batch_size,
-        lr=config.lr, attention_lr=config.attention_lr, temperature=config.temperature, validation_fraction=0.0,
-        device=config.device, random_state=seed,
+        lr=config.lr, attention_lr=config.attention_lr, temperature=config.temperature, margin=config.margin,
+        bound=config.bound, w_min=config.w_min, w_max=config.w_max, prototype=config.prototype,  # type: ignore[arg-type]
+        validation_fraction=0.0, device=config.device, random_state=seed,
     ).set_params(**options)  # fmt: skip
     start = time.process_time()
     with warnings.catch_warnings():
