@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .choice import choose_room, room
-from .library import define, without_autocast
+from .library import define, differentiable, without_autocast
 
 _OPERANDS = (
     "Tensor z, Tensor x, Tensor z_labels, Tensor x_labels, Tensor classes, Tensor order, Tensor v,"
@@ -69,4 +69,4 @@ def _autograd(ctx, d_attract, d_repel):
     return (d_z, d_x, *[None] * 4, d_v, *[None] * 7)
 
 
-torch.library.register_autograd(f"c2f_ops::{_NAME}", _autograd, setup_context=_setup_context)
+differentiable(_NAME, _setup_context, _autograd)

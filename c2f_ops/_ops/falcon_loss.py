@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .choice import choose_room, room
-from .library import define, without_autocast
+from .library import define, differentiable, without_autocast
 from .problem import falcon_loss_outputs
 
 _INPUTS = "Tensor z, Tensor s, Tensor t, Tensor neighbours, Tensor y, Tensor g, Tensor scale"
@@ -63,4 +63,4 @@ def _autograd(ctx, d_value, _d_terms, d_mass, _d_lse, _d_grad):
     return (d_z, *[None] * 10)
 
 
-torch.library.register_autograd("c2f_ops::falcon_loss", _autograd, setup_context=_setup_context)
+differentiable("falcon_loss", _setup_context, _autograd)

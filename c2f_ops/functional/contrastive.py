@@ -95,19 +95,17 @@ def class_attentive_loss(
     _check_options(mode, temperature, margin, negative_weight, hard_coarse_weight, eps, backend)
     levels = y.shape[1]
     wide = torch.float64 if z.dtype == torch.float64 else torch.float32
-    v = _squared_weights(w, y, z, wide)
+    listed, order = y[:, -1].sort(stable=True)
+    v = _squared_weights(w, listed, z, wide)
     classes = y[:, -1].clamp(max=0) if w is None else y[:, -1].contiguous()
     positive, repelling = _tables(mode, levels, level_weights, hard_coarse_weight)
 
-    world, first = World(group), -1
-    if keys is None:
-        if key_labels is not None:
-            raise ValueError(f"{_NAME}: keys must be given where key_labels is, got None")
-        longest = world.longest(len(z), z)
-        first, missing = world.rank * longest, longest - len(z)
-        keys = world.gather(torch.nn.functional.pad(z, (0, 0, 0, missing)))
-        key_labels = world.gather(torch.nn.functional.pad(y, (0, 0, 0, missing), value=_ABSENT))
+    world = World(group)
+    own = keys is None and queue is None and queue_labels is None and world.size == 1  # the keys are the batch alone
+    if keys is None and key_labels is None:
+        keys, key_labels, first = _batch_keys(z, y, world)
     else:
+        first = -1
         keys, key_labels = _check_keys("keys", keys, "key_labels", key_labels, z, levels)
     if queue is not None or queue_labels is not None:
         queue, queue_labels = _check_keys("queue", queue, "queue_labels", queue_labels, z, levels)
@@ -117,23 +115,37 @@ def class_attentive_loss(
 
     z, keys = (_row_contiguous(t.to(torch.promote_types(z.dtype, keys.dtype))) for t in (z, keys))
     attract, repel = torch.ops.c2f_ops.class_attentive_supcon(
-        z, keys, y, key_labels, classes, classes.argsort(stable=True), v, positive, repelling, mode != "supcon",
+        z, keys, y, key_labels, classes, order, v, positive, repelling, mode != "supcon",
         float(margin if mode != "supcon" else temperature), float(eps or (1e-12 if wide == torch.float64 else 1e-6)),
         first, backend,
     )  # fmt: skip
 
-    agreeing = _agreeing(y, key_labels, first).to(wide)  # [A, K + 1]
-    of_anchor = (agreeing * agreeing.new_tensor(positive)).sum(1) * (classes >= 0)
+    if own and levels == 1:
+        agreeing = _same_class(y[:, 0], listed, key_labels[:, 0])
+    else:
+        agreeing = _agreeing(y, key_labels, first)
+    of_anchor = _weighted(agreeing, positive, classes, wide)
     if mode == "supcon":
         has = of_anchor > 0
-        value = repel - attract / (torch.where(has, of_anchor, 1.0) * temperature)
-        return torch.where(has, value, 0.0).sum() * world.size / world.sum(has.sum()).clamp(min=1)
+        value = torch.addcmul(repel, attract, 1 / (torch.where(has, of_anchor, 1.0) * -temperature))
+        return torch.where(has, value, 0.0).sum() * (world.size / world.sum(has.sum(dtype=wide)).clamp(min=1))
     pairs = of_anchor.sum()
     loss = (pairs - attract.sum()) * world.size / _at_least_one(world.sum(pairs))
     if mode == "paper":
         return loss
-    against = ((agreeing * agreeing.new_tensor(repelling)).sum(1) * (classes >= 0)).sum()
+    against = _weighted(agreeing, repelling, classes, wide).sum()
     return loss + negative_weight * repel.sum() * world.size / _at_least_one(world.sum(against))
+
+
+def _batch_keys(z: Tensor, y: Tensor, world: World) -> tuple[Tensor, Tensor, int]:
+    """The samples of all processes as keys, their labels, and which of them is the first of z."""
+    if world.size == 1:
+        return z, y, 0
+    longest = world.longest(len(z), z)
+    pad = torch.nn.functional.pad
+    missing = longest - len(z)
+    keys = world.gather(pad(z, (0, 0, 0, missing)))
+    return keys, world.gather(pad(y, (0, 0, 0, missing), value=_ABSENT)), world.rank * longest
 
 
 def _at_least_one(x: Tensor) -> Tensor:
@@ -161,8 +173,21 @@ def _tables(
     return positive, repelling
 
 
-def _agreeing(y: Tensor, key_labels: Tensor, first: int) -> Tensor:
-    """``[A, K + 1]``: how many keys agree with each anchor on exactly 0, 1, ... K levels, itself left out.
+def _weighted(agreeing: list[Tensor], weights: list[float], classes: Tensor, wide: torch.dtype) -> Tensor:
+    """``[A]``: weights of the keys by the levels on which they agree, summed; 0 for an anchor of unknown class."""
+    parts = [count.to(wide) * x for count, x in zip(agreeing, weights, strict=True) if x]
+    total = sum(parts[1:], parts[0]) if parts else agreeing[0].new_zeros(agreeing[0].shape, dtype=wide)
+    return torch.where(classes >= 0, total, 0.0)
+
+
+def _same_class(y: Tensor, listed: Tensor, key_labels: Tensor) -> list[Tensor]:
+    """What `_agreeing` returns where the keys are the anchors, of one level, whose sorted labels are at hand."""
+    same = torch.searchsorted(listed, y, right=True) - torch.searchsorted(listed, y) - 1
+    return [(key_labels > _ABSENT).sum() - 1 - same, same]
+
+
+def _agreeing(y: Tensor, key_labels: Tensor, first: int) -> list[Tensor]:
+    """K + 1 times ``[A]``: how many keys agree with each anchor on exactly 0, 1, ... K levels, itself left out.
 
     Sorted numbers of the leading labels answer: nothing of pairs, and no shape that depends on data.
     """
@@ -176,8 +201,7 @@ def _agreeing(y: Tensor, key_labels: Tensor, first: int) -> Tensor:
         listed = torch.where(there, theirs, -1).sort().values
         same = torch.searchsorted(listed, mine, right=True) - torch.searchsorted(listed, mine)
         counts.append(torch.where(known, same - itself.to(torch.int64), 0))
-    at_least = torch.stack([*counts, torch.zeros_like(counts[-1])], 1)
-    return at_least[:, :-1] - at_least[:, 1:]
+    return [*(at_least - more for at_least, more in zip(counts, counts[1:], strict=False)), counts[-1]]
 
 
 def _number(mine: Tensor, a: Tensor, theirs: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,8 +233,8 @@ def _check_labels(name: str, y: Any, z: Tensor, count: int) -> None:
         raise ValueError(f"{_NAME}: {name} must be on {z.device} like z, got {y.device}")
 
 
-def _squared_weights(w: Tensor | None, y: Tensor, z: Tensor, wide: torch.dtype) -> Tensor:
-    """``[C, d]`` squares of the weights; one row of 1 without weights."""
+def _squared_weights(w: Tensor | None, classes: Tensor, z: Tensor, wide: torch.dtype) -> Tensor:
+    """``[C, d]`` squares of the weights of the sorted classes; one row of 1 without weights."""
     if w is None:
         return z.new_ones((1, z.shape[1]), dtype=wide)
     check_tensor(_NAME, "w", w, 2)
@@ -218,10 +242,8 @@ def _squared_weights(w: Tensor | None, y: Tensor, z: Tensor, wide: torch.dtype) 
         raise ValueError(f"{_NAME}: w must have shape [C, d] = [C, {z.shape[1]}], got {list(w.shape)}")
     if w.device != z.device:
         raise ValueError(f"{_NAME}: w must be on {z.device} like z, got {w.device}")
-    if y.device.type == "cpu" and not torch.compiler.is_compiling() and len(y) and int(y[:, -1].max()) >= len(w):
-        raise ValueError(
-            f"{_NAME}: w must have a row for each class in y, got {len(w)} for class {int(y[:, -1].max())}"
-        )
+    if w.device.type == "cpu" and not torch.compiler.is_compiling() and len(z) and int(classes[-1]) >= len(w):
+        raise ValueError(f"{_NAME}: w must have a row for each class in y, got {len(w)} for class {int(classes[-1])}")
     return w.to(wide).square()
 
 
