@@ -10,6 +10,8 @@ import numpy as np
 
 from c2f_ops.training.contrastive.report import compare, difference, group, spread, table
 
+from .contrastive_ablation import table as ablation
+
 Record = Mapping[str, Any]
 
 TITLES = {
@@ -17,6 +19,7 @@ TITLES = {
     "standardised": "Toy circles, standardised features",
     "planted": "Planted features",
     "digits": "Handwritten digits",
+    "ablation": "Ablation: one change at a time on raw circles",
     "cifar20": "CIFAR-100 features, 20 fine classes of 4 coarse ones",
     "cifar100": "CIFAR-100 features, 100 fine classes",
 }
@@ -33,7 +36,10 @@ def write_page(records: Sequence[Record], page: Path, notes: str) -> None:
         if not rows:
             text = text.replace(mark, f"## {title}\n\nNot computed.")
             continue
-        body = planted(rows) if experiment == "planted" else compared(rows)
+        body = {"planted": planted, "ablation": ablation}.get(experiment, compared)(rows)
+        beside = [r for r in records if r["experiment"] == "digits-rivals"]
+        if experiment == "digits" and beside:
+            body += "\n\n" + rivals(beside)
         text = text.replace(mark, f"## {title}\n\n{body}")
     page.write_text(text, encoding="utf-8")
 
@@ -46,6 +52,14 @@ def compared(rows: Sequence[Record]) -> str:
     if differences:
         parts += ["Class-attentive SupCon against the others:", differences]
     return "\n\n".join(parts)
+
+
+def rivals(rows: Sequence[Record]) -> str:
+    """What classifiers of the raw features reach on the same folds."""
+    accuracy = {
+        m: [r["classifier"] for r in rows if r["method"] == m] for m in dict.fromkeys(r["method"] for r in rows)
+    }
+    return "On the same folds and raw features: " + ", ".join(f"{m} {spread(v, 1)}" for m, v in accuracy.items()) + "."
 
 
 def planted(rows: Sequence[Record]) -> str:

@@ -15,16 +15,27 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from c2f_ops.training.contrastive import ContrastiveConfig, Problem, fit_method, judge, load_problem
 
+from . import contrastive_ablation as ablation
+
 TOY = ("attentive", "paper", "plain", "paper-plain", "cross-entropy")
 REAL = ("attentive", "attentive-fast", "plain", "cross-entropy")
+RIVALS = {
+    "logistic regression": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+    "5 nearest neighbours": lambda: KNeighborsClassifier(5),
+}
 NUISANCES = (1.0, 2.0, 0.5)
 _IMAGES = {"data": "features", "hidden": 256, "dim": 128, "probe_solver": "ridge"}
 _STEPS = {"cifar20": (64, 20), "cifar100": (256, 10)}  # batch: at least two samples of each class; epochs
@@ -56,6 +67,10 @@ def cells(seeds: int) -> Iterator[tuple[Cell, ContrastiveConfig]]:
                     yield Cell("planted", f"{backbone}, nuisance {nuisance:g}", method, seed), config
         for method in REAL:
             yield Cell("digits", "five-fold", method, seed), ContrastiveConfig(data="digits", probe_batch=256)
+        for method in RIVALS:
+            yield Cell("digits-rivals", "five-fold", method, seed), ContrastiveConfig(data="digits")
+        for setting, method, config in ablation.settings():
+            yield Cell("ablation", setting, method, seed), config
         for setting, (batch, epochs) in _STEPS.items():
             for method in REAL:
                 config = ContrastiveConfig().changed({**_IMAGES, "batch_size": batch, "epochs": epochs})
@@ -107,12 +122,21 @@ def run(arguments: argparse.Namespace) -> None:
         if left_out or key_of(vars(cell)) in done:
             continue
         problem = problem_of(cell, config, arguments.train, arguments.test)
-        result = judge(problem, fit_method(cell.method, problem, config, cell.seed), config, cell.seed)
-        result.pop("history")
+        result = result_of(cell, config, problem)
         with arguments.out.open("a") as file:
             file.write(json.dumps({**vars(cell), **result}) + "\n")
-        shown = {k: result[k] for k in ("label_free", "probe", "knn", "bound", "status", "overlap", "seconds")}
-        print(cell, shown, flush=True)
+        shown = ("label_free", "probe", "knn", "bound", "status", "overlap", "classifier", "seconds")
+        print(cell, {k: result[k] for k in shown if result.get(k) is not None}, flush=True)
+
+
+def result_of(cell: Cell, config: ContrastiveConfig, problem: Problem) -> dict[str, Any]:
+    """Train and judge."""
+    if cell.method in RIVALS:
+        return {"classifier": RIVALS[cell.method]().fit(problem.x, problem.y).score(problem.x_test, problem.y_test)}
+    own = cell.method == ablation.OWN_WEIGHTS
+    fit = ablation.fit_own_weights if own else partial(fit_method, cell.method)
+    result = judge(problem, fit(problem, config, cell.seed), config, cell.seed)
+    return {k: v for k, v in result.items() if k != "history"}
 
 
 def main() -> None:

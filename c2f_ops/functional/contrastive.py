@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -201,7 +202,7 @@ def _agreeing(y: Tensor, key_labels: Tensor, first: int) -> list[Tensor]:
         listed = torch.where(there, theirs, -1).sort().values
         same = torch.searchsorted(listed, mine, right=True) - torch.searchsorted(listed, mine)
         counts.append(torch.where(known, same - itself.to(torch.int64), 0))
-    return [*(at_least - more for at_least, more in zip(counts, counts[1:], strict=False)), counts[-1]]
+    return [*(at_least - more for at_least, more in itertools.pairwise(counts)), counts[-1]]
 
 
 def _number(mine: Tensor, a: Tensor, theirs: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,11 +22,12 @@
 //
 // Contract of every kernel behind this header
 // - z and x share one storage type (problem.dtype), rows contiguous, row strides free and in elements; v and all results but d_z and d_x are
-//   float32. Arithmetic is float32; products v o z may be rounded to a 16-bit storage type before they are multiplied.
+//   float32. Arithmetic is float32, but where storage has 16 bits, each operand of a matrix product (v o z, x; v, x^2; T, F) may be
+//   rounded to that type; sums are float32.
 // - `order` lists the anchors by class, excluded ones first, so that neighbours in it share weights: the norms of a tile of keys are needed
 //   for the few classes of a tile of anchors only. Results do not depend on which of the valid orders is given, but for rounding.
-// - Nothing of size A x N exists, nor C x N. Scratch is at most 12 (A + N) d float32, with d rounded up to whole vectors, and a few
-//   hundred rows of d for each thread.
+// - Nothing of size A x N exists, nor C x N. Scratch is at most 12 (A + N) d float32, with A, N and d rounded up to whole tiles, and
+//   a few hundred rows of d for each thread.
 // - Sums run in one fixed order that depends on sizes alone: bit-equal from run to run and for any number of CPU threads. No float atomics.
 // - classes[i] >= C: the CPU kernel returns an error that names it; on a GPU attract[i] and repel[i] are NaN and no memory is touched out
 //   of bounds. NaN in key j reaches every anchor that has it as key; NaN in an anchor reaches its own results alone.
