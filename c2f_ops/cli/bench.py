@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from ._common import DATA, MACHINE, OnDevice, listed, option
 
@@ -64,22 +64,12 @@ def bench_falcon_loss(
     out: _Out = None,
 ) -> None:
     """Time falcon_loss with its gradient against the dense masked form, interleaved, with limits and peak memory."""
-    from ..bench.bench_falcon_loss import run_suite, table
-    from ..bench.falcon_cases import CASES
-    from ..bench.records import DTYPES, write_record
+    from ..bench import bench_falcon_loss, falcon_cases
 
-    record = run_suite(
-        _chosen("cases", cases, CASES),
-        dtypes=_chosen("dtypes", dtypes, DTYPES),
-        device=_device(device),
-        backend=backend,
-        seconds=seconds,
-        compiled=compiled,
-        clock=_chosen("clock", clock, ("wall", "cpu"))[0],
-    )
-    print(table(record))
-    if out is not None:
-        write_record(record, table, out)
+    _bench_loss(
+        bench_falcon_loss, falcon_cases.CASES, cases, dtypes, out, backend=backend, device=device, seconds=seconds,
+        compiled=compiled, clock=clock,
+    )  # fmt: skip
 
 
 def bench_class_attentive_loss(
@@ -93,21 +83,38 @@ def bench_class_attentive_loss(
     out: _Out = None,
 ) -> None:
     """Time class_attentive_loss and its gradient against the form with all pairs, interleaved, with peak memory."""
-    from ..bench.bench_class_attentive_loss import CASES, run_suite, table
+    from ..bench import bench_class_attentive_loss as bench
+
+    _bench_loss(
+        bench, bench.CASES, cases, dtypes, out, backend=backend, device=device, seconds=seconds, compiled=compiled,
+        clock=clock,
+    )  # fmt: skip
+
+
+def _bench_loss(
+    bench: Any,
+    known: Collection[str],
+    cases: str,
+    dtypes: str,
+    out: Path | None,
+    *,
+    device: str,
+    clock: str,
+    **rest: Any,
+) -> None:
+    """Run the suite of a loss, print its table, keep its record."""
     from ..bench.records import DTYPES, write_record
 
-    record = run_suite(
-        _chosen("cases", cases, CASES),
+    record = bench.run_suite(
+        _chosen("cases", cases, known),
         dtypes=_chosen("dtypes", dtypes, DTYPES),
         device=_device(device),
-        backend=backend,
-        seconds=seconds,
-        compiled=compiled,
         clock=_chosen("clock", clock, ("wall", "cpu"))[0],
+        **rest,
     )
-    print(table(record))
+    print(bench.table(record))
     if out is not None:
-        write_record(record, table, out)
+        write_record(record, bench.table, out)
 
 
 def _chosen(name: str, text: str, known: Collection[str]) -> list[str]:
