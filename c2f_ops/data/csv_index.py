@@ -30,9 +30,7 @@ def load_csv(root: Path, split: str, **options: Any) -> LabeledImages:
         FileNotFoundError: no index file, or images that it names are missing.
         ValueError: a wrong column or line, or a fine class with two coarse classes; with line numbers.
     """
-    path = root if root.is_file() else root / "index.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"load_dataset: root must be an index file or hold index.csv, got {root}")
+    path = _index(root)
     rows, lines, coarse_columns = _read(path)
     names = {column: _names(row.get(column, "") for row in rows) for column in (*coarse_columns, "fine")}
     for column in coarse_columns:
@@ -59,6 +57,18 @@ def load_csv(root: Path, split: str, **options: Any) -> LabeledImages:
         taxonomies = Taxonomies(y, table, tuple(tuple(names[column]) for column in coarse_columns))
     named = [rows[i]["path"] for i in chosen]
     return LabeledImages("csv", split, hierarchy, labels, named, FileSource(files), taxonomies=taxonomies, **options)
+
+
+def csv_splits(root: Path) -> set[str]:
+    """Splits that an index file names; without the column ``split`` all images are of "train"."""
+    return {row.get("split", "train") for row in _read(_index(root))[0]}
+
+
+def _index(root: Path) -> Path:
+    path = root if root.is_file() else root / "index.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"load_dataset: root must be an index file or hold index.csv, got {root}")
+    return path
 
 
 def _read(path: Path) -> tuple[list[Row], list[int], list[str]]:

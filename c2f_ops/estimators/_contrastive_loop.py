@@ -1,11 +1,12 @@
-"""Epochs of class-attentive contrastive training on rows of features: batches of few classes, and the monitor."""
+"""Epochs of class-attentive contrastive training: the loss, batches of few classes, and the monitor."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from ..losses import ClassAttentiveLoss
 from ..metrics import collapse_report, error_bound
-from ._inputs import Rows
+from ..nn import ClassAttention
 
 _MONITORED = 2048  # samples that the monitor looks at after each epoch
+_GLANCE = 512  # of them at a time: images take memory
 _STUCK = 0.01  # a loss this close to that of a constant embedding has learned nothing
 
 
@@ -28,6 +30,39 @@ class Plan:
     lr: float
     attention_lr: float
     seed: int
+
+
+class Samples(Protocol):
+    """Samples as a network takes them; `c2f_ops.estimators._inputs.Rows` of features, for instance."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are given out."""
+
+    def take(self, index: Tensor) -> Tensor:
+        """Samples of the given numbers."""
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Consecutive pieces and where they lie."""
+
+
+def make_criterion(
+    num_classes: int,
+    dim: int,
+    *,
+    mode: str = "supcon",
+    attention: str = "table",
+    bound: str = "auto",
+    w_min: float = 0.05,
+    w_max: float = 2.0,
+    **options: Any,
+) -> ClassAttentiveLoss:
+    """The loss with class weights of its own; "auto" is "sigmoid", but "none" with mode="paper"."""
+    bound = ("none" if mode == "paper" else "sigmoid") if bound == "auto" else bound
+    weights = ClassAttention(num_classes, dim, kind=attention, bound=bound, w_min=w_min, w_max=w_max)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="ClassAttentiveLoss: mode='paper'")  # the monitor says more
+        return ClassAttentiveLoss(num_classes, dim, attention=weights, mode=mode, group=None, **options)
 
 
 class ClassBatches:
@@ -66,7 +101,7 @@ class Loop:
     """Trains a network and what its loss has to learn, and keeps an eye on the embeddings.
 
     Args:
-        network: ``[B, d_in]`` to ``[B, d]``.
+        network: Samples to embeddings ``[B, d]``.
         criterion: `ClassAttentiveLoss`, or any module ``(z, y) -> loss``.
         plan: How to step.
         device: Where.
@@ -82,34 +117,48 @@ class Loop:
         self.optimizer = torch.optim.Adam(groups, fused=True) if groups else None
         self.rng = np.random.default_rng(plan.seed)
 
-    def epochs(self, rows: Rows, codes: np.ndarray) -> Iterator[dict[str, Any]]:
-        """Train on rows with classes ``codes`` ``[N]``; yield what to remember of each epoch."""
+    def epochs(
+        self, rows: Samples, codes: np.ndarray, view: Callable[[Tensor, int], Tensor] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Train on samples; yield what to remember of each epoch.
+
+        Args:
+            rows: N samples, as the monitor sees them.
+            codes: Classes ``[N]``, or ``[N, K]`` where the loss takes K levels; the last is the class.
+            view: The samples of the given numbers as they are in the step of that number; None: as they are.
+        """
         labels = torch.from_numpy(codes).to(rows.device)
+        codes = codes if codes.ndim == 1 else codes[:, -1]
         batches = ClassBatches(codes, self.plan.batch_size, self.rng)
         watched = torch.from_numpy(np.sort(self.rng.permutation(len(codes))[:_MONITORED]))
+        step = 0
         for epoch in range(1, self.plan.epochs + 1):
             self.network.train()
             total, chance = torch.zeros((), device=rows.device), 0.0
             for batch in batches:
-                loss = self.criterion(self.network(rows.take(batch)), labels[batch.to(labels.device)])
+                x = rows.take(batch) if view is None else view(batch, step)
+                loss = self.criterion(self.network(x), labels[batch.to(labels.device)])
                 if self.optimizer is not None:
                     self.optimizer.zero_grad()
                     loss.backward()
                     self.optimizer.step()
                 total += loss.detach()
                 chance += math.log(max(1, len(batch) - 1))
+                step += 1
             mean, chance = float(total) / batches.count, chance / batches.count
             contrastive = isinstance(self.criterion, ClassAttentiveLoss) and self.criterion.mode == "supcon"
             stuck = contrastive and abs(mean - chance) <= _STUCK * chance
             record: dict[str, Any] = {"epoch": epoch, "loss": mean}
             if contrastive:
                 record |= {"log_candidates": chance, "stuck": stuck}
-            yield record | self._look(rows.take(watched), codes[watched.numpy()])
+            yield record | self._look(rows, watched, codes[watched.numpy()])
 
     @torch.no_grad()
-    def _look(self, x: Tensor, codes: np.ndarray) -> dict[str, Any]:
+    def _look(self, rows: Samples, watched: Tensor, codes: np.ndarray) -> dict[str, Any]:
         """Collapse monitor and error bound of some training samples."""
-        z, w = self.network.eval()(x).float(), weights_of(self.criterion)
+        self.network.eval()
+        z = torch.cat([self.network(rows.take(part)).float() for part in watched.split(_GLANCE)])
+        w = weights_of(self.criterion)
         if not bool(z.isfinite().all()):
             raise FloatingPointError("training diverged: the embeddings are not finite; lower lr or scale the inputs")
         seen = collapse_report(z, torch.from_numpy(codes), w, uniformity_samples=512).to_dict() if len(z) > 1 else {}
@@ -127,7 +176,7 @@ def weights_of(criterion: nn.Module) -> Tensor | None:
 
 
 @torch.no_grad()
-def embed(network: nn.Module, rows: Rows) -> Tensor:
+def embed(network: nn.Module, rows: Samples) -> Tensor:
     """Embeddings ``[N, d]`` float32 on the CPU."""
     network.eval()
     return torch.cat([network(part).float().cpu() for _, part in rows.chunks()])

@@ -17,7 +17,6 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import nn
 
-from ..losses import ClassAttentiveLoss
 from ..metrics import (
     BoundReport,
     CollapseReport,
@@ -27,9 +26,8 @@ from ..metrics import (
     error_bound,
 )
 from ..models.contrastive import PROTOTYPES, PolarRadii, perceptron
-from ..nn import ClassAttention
 from ..nn.attention import BOUNDS, KINDS
-from ._contrastive_loop import Loop, Plan, embed, fit_temperature, weights_of
+from ._contrastive_loop import Loop, Plan, embed, fit_temperature, make_criterion, weights_of
 from ._inputs import Rows, check_range, find_device, fit_scaling, to_array
 
 _WHO = "ClassAttentiveClassifier"
@@ -207,7 +205,6 @@ class ClassAttentiveClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         """Network and loss, whose weights depend on the seed alone."""
         count, width = len(self.classes_), len(self._scaling.mean)
         dim = width if self.backbone == "identity" else self.dim
-        bound = ("none" if self.mode == "paper" else "sigmoid") if self.bound == "auto" else self.bound
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if callable(self.backbone):
@@ -217,12 +214,10 @@ class ClassAttentiveClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
             else:
                 hidden = self._sizes() if self.backbone == "mlp" else []
                 self._network = perceptron(width, hidden, dim, batch_norm=self.batch_norm)
-            attention = ClassAttention(count, dim, kind=self.attention, bound=bound, w_min=self.w_min, w_max=self.w_max)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="ClassAttentiveLoss: mode='paper'")  # the monitor says more
-            self._criterion = ClassAttentiveLoss(
-                count, dim, attention=attention, mode=self.mode, temperature=self.temperature, margin=self.margin,
-                negative_weight=self.negative_weight, group=None,
+            self._criterion = make_criterion(
+                count, dim, mode=self.mode, attention=self.attention, bound=self.bound, w_min=self.w_min,
+                w_max=self.w_max, temperature=self.temperature, margin=self.margin,
+                negative_weight=self.negative_weight,
             )  # fmt: skip
 
     def _note_weights(self) -> None:

@@ -17,27 +17,34 @@ def find_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def make_accelerator(device: str, precision: str) -> Any:
-    """Build the `accelerate.Accelerator` of a run.
+def find_precision(name: str, device: torch.device) -> str:
+    """Return the precision that "auto", "fp32", "bf16" or "fp16" means there.
 
-    Precision "auto" is bf16 on a GPU that has it, else fp16, and fp32 on a CPU: results should not hang on which CPU it
-    is. bf16 is worth asking for on one with AMX: a step of autocast took between all and a third of the time of one in
-    float32, the less the larger the layers (docs/selfsup.md).
+    "auto" is bf16 on a GPU that has it, else fp16, and fp32 on a CPU: results should not hang on which CPU it is. bf16
+    is worth asking for on one with AMX: a step of autocast took between all and a third of the time of one in float32,
+    the less the larger the layers (docs/selfsup.md).
     """
+    on_cpu = device.type == "cpu"
+    if name == "auto":
+        return "fp32" if on_cpu else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if name == "fp16" and on_cpu:
+        raise ValueError("training: precision must be fp32 or bf16 on a CPU, got fp16")
+    return name
+
+
+def make_accelerator(device: str, precision: str) -> Any:
+    """Build the `accelerate.Accelerator` of a run; precision as for `find_precision`."""
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
     except ImportError:
         raise ImportError('training: accelerate is not installed; pip install "c2f_ops[train]"') from None
-    on_cpu = find_device(device).type == "cpu"
-    if precision == "auto":
-        precision = "fp32" if on_cpu else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if precision == "fp16" and on_cpu:
-        raise ValueError("training: precision must be fp32 or bf16 on a CPU, got fp16")
+    place = find_device(device)
+    precision = find_precision(precision, place)
     AcceleratorState._reset_state()  # it refuses another precision than the first run of a process had
     return Accelerator(
         mixed_precision=precision.replace("fp32", "no"),
-        cpu=on_cpu,
+        cpu=place.type == "cpu",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
 

@@ -68,7 +68,8 @@ def test_a_folder_with_a_run_is_not_overwritten(run):
 def test_every_method_learns_separated_classes(tmp_path, method):
     rng = np.random.default_rng(0)
     y = np.arange(300) % 3
-    np.savez(tmp_path / "f.npz", X=(3 * rng.standard_normal((3, 6))[y] + rng.standard_normal((300, 6))), fine=y)
+    x = 3 * rng.standard_normal((3, 6))[y] + rng.standard_normal((300, 6))
+    np.savez(tmp_path / "f.npz", X=x, fine=y, coarse=y // 2)
     config = ContrastiveConfig(data=str(tmp_path / "f.npz"), epochs=5, probe_solver="ridge", hidden=32, dim=8)
     problem = load_problem(config, 0)
     assert len(problem.x) == 240 and len(problem.x_test) == 60
@@ -154,3 +155,34 @@ def test_command_line(tmp_path, monkeypatch):
     assert "attentive, seed 0: label-free" in result.output
     page = (tmp_path / "runs/contrastive-circles/report.md").read_text()
     assert "as printed" in page and "cross-entropy" not in page
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+BIRDS = {
+    "data": "birds", "coarse_classes": 3, "train_images": 240, "test_images": 120, "image_size": 16, "epochs": 3,
+    "batch_size": 32, "dim": 16, "lr": 3e-3, "seeds": 1, "threads": 1,
+}  # fmt: skip
+
+
+def birds(**changes):
+    return ContrastiveConfig().changed({**BIRDS, **changes})
+
+
+@pytest.fixture(scope="module")
+def image_problem():
+    return load_problem(birds(), 0)
+
+
+def tree(root, splits, count=5):
+    """PNGs of 2 coarse classes with 2 fine ones each, told apart by their colour."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for c, name in enumerate(("a/ab", "a/ac", "b/bd", "b/be")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(60 * c, 60 * c + 40, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root

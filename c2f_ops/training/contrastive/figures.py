@@ -17,6 +17,7 @@ SHORT = {
     "attentive": "class-attentive", "plain": "plain SupCon", "cross-entropy": "cross-entropy", "paper": "as printed",
     "paper-plain": "as printed, no weights", "pairwise": "attentive pairwise", "pairwise-plain": "plain pairwise",
     "attentive-embedding": "class embeddings", "attentive-fast": "attentive, fast weights",
+    "attentive-hard": "attentive, hard negatives",
 }  # fmt: skip
 _SAMPLES = 600  # in a t-SNE
 _PERPLEXITY = 30.0

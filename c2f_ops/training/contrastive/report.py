@@ -26,6 +26,7 @@ LABELS = {
     "pairwise-plain": "plain pairwise",
     "attentive-embedding": "class-attentive SupCon, weights from class embeddings",
     "attentive-fast": "class-attentive SupCon, weights at learning rate 0.01",
+    "attentive-hard": "class-attentive SupCon, negatives of the same coarse class twice",
 }
 # Column: key of the record, in per cent, digits.
 COLUMNS = {
@@ -61,11 +62,15 @@ def write_report(run: Path, config: ContrastiveConfig) -> Path:
     if not records:
         raise FileNotFoundError(f"contrastive: run must hold {RESULTS} with results, got {run}")
     by_method = group(records)
-    scale = "standardised features" if config.scaled else "raw features"
+    inputs = "standardised features" if config.scaled else "raw features"
     what = f", {config.n_per_class} per class" if config.data in ("circles", "planted") else ""
-    network = f"{config.backbone} ({config.hidden} hidden)" if config.backbone == "mlp" else config.backbone
+    network = f"{config.network} ({config.hidden} hidden)" if config.network == "mlp" else config.network
+    if config.images:
+        inputs = f"images of {config.side} pixels"
+        what = f", {config.coarse_classes} coarse classes" if config.coarse_classes else ""
+        network += f", trained on mirrored crops of {config.min_area:.0%} of an image or more, and a linear layer"
     parts = [
-        f"# Contrastive methods on {Path(config.data).name}{what}, {scale}",
+        f"# Contrastive methods on {Path(config.data).name}{what}, {inputs}",
         f"{network} to {config.dim} dimensions, {config.epochs} epochs, batches of {config.batch_size}, Adam at "
         f"{config.lr:g}, temperature {config.temperature:g}; {config.seeds} seeds. {READOUTS}",
         table(by_method),

@@ -69,7 +69,7 @@ def judge(problem: Problem, outcome: Outcome, config: ContrastiveConfig, seed: i
     state = collapse_report(z, y, outcome.w)
     probes = {
         name: linear_probe(
-            z, y, z_test, y_test, solver=config.probe_solver, epochs=config.probe_epochs,  # type: ignore[arg-type]
+            z, y, z_test, y_test, solver=config.probe, epochs=config.probe_epochs,  # type: ignore[arg-type]
             batch_size=config.probe_batch, seed=seed, **options,
         ).accuracy
         for name, options in (
