@@ -22,6 +22,8 @@ TITLES = {
     "ablation": "Ablation: one change at a time on raw circles",
     "cifar20": "CIFAR-100 features, 20 fine classes of 4 coarse ones",
     "cifar100": "CIFAR-100 features, 100 fine classes",
+    "cifar20-images": "CIFAR-100 images, 20 fine classes of 4 coarse ones",
+    "cub100-images": "CUB images, 100 species",
 }
 
 
