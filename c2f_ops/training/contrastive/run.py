@@ -30,8 +30,6 @@ def train(config: ContrastiveConfig, run: Path, *, resume: bool = False, console
         The page.
     """
     config = settled(config, run, resume=resume)
-    (run / EMBEDDINGS).mkdir(parents=True, exist_ok=True)
-    config.to_json(run / CONFIG)
     done = {(record["method"], record["seed"]) for record in read_results(run)}
     with cpu_threads(config.threads):
         for seed in range(config.seeds):
@@ -40,6 +38,8 @@ def train(config: ContrastiveConfig, run: Path, *, resume: bool = False, console
                 if (method, seed) in done:
                     continue
                 problem = problem or load_problem(config, seed)
+                (run / EMBEDDINGS).mkdir(parents=True, exist_ok=True)  # not before: data or settings may be wrong
+                config.to_json(run / CONFIG)
                 outcome = fit_method(method, problem, config, seed)
                 record = {"method": method, "seed": seed, **judge(problem, outcome, config, seed)}
                 if seed == 0:
