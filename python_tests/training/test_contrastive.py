@@ -330,6 +330,7 @@ def test_more_coarse_classes_than_there_are_are_refused():
         ({"data": "birds", "batch_norm": True}, "batch_norm must be False with images"),
         ({"data": "birds", "image_size": 0}, "image_size must be positive"),
         ({"data": "birds", "min_area": 0.0}, r"min_area must be in \(0, 1\]"),
+        ({"batch_size": 1}, "batch_size must be at least 2"), ({"attention_lr": 0.0}, "attention_lr must be positive"),
         ({"precision": "fp16"}, "precision must be one of auto, fp32, bf16"),
         ({"precision": "bf16"}, "precision must be auto or fp32 with features"),
         ({"backbone": "cifar_resnet18"}, "backbone must be one of mlp, linear, identity with features"),

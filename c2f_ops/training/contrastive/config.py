@@ -130,6 +130,10 @@ class ContrastiveConfig(TypedConfig):
             "neighbours",
         )
         self.check_shares("(0, 1]", "min_area")
+        if self.batch_size < 2:
+            raise ValueError(f"{self.OP}: batch_size must be at least 2, for positives, got {self.batch_size}")
+        if self.attention_lr is not None:
+            self.check_positive("attention_lr")
         if self.probe_solver is not None:
             self.check_words(probe_solver=SOLVERS)
         unknown = [name for name in self.methods if name not in METHODS]
