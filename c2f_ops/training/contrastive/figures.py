@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def draw_epochs(path: Path, by_method: Records) -> str:
     """Loss, effective rank and bound of each epoch."""
     figure = _figure(10.5, 3.4)
     panels = figure.subplots(1, 3)
-    for (method, records), colour in zip(by_method.items(), (*_LEVEL_COLOURS, _INK, _FAINT), strict=False):
+    for (method, records), colour in zip(by_method.items(), cycle((*_LEVEL_COLOURS, _INK, _FAINT)), strict=False):
         history = records[0]["history"]
         epochs = [h["epoch"] for h in history]
         start = abs(history[0]["loss"]) or 1.0
