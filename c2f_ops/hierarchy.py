@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -262,6 +263,29 @@ class Hierarchy:
             raise ValueError(f"Hierarchy.match_names: other must have levels {self.levels}, got {other.levels}")
         index = [{name: i for i, name in enumerate(names)} for names in other.names]
         return tuple(torch.tensor([index[k].get(name, -1) for name in names]) for k, names in enumerate(self.names))
+
+    def select(self, levels: Sequence[str]) -> tuple[Hierarchy, tuple[int, ...]]:
+        """Return the tree of some of the levels, and the columns of labels ``[N, K]`` that belong to them.
+
+        Classes keep their names and ids; the parent of a class is its ancestor in the next coarser level that stays.
+
+        Args:
+            levels: names of distinct levels, in any order.
+        """
+        if isinstance(levels, str) or not levels or len(set(levels)) < len(levels) or set(levels) - set(self.levels):
+            raise ValueError(
+                f"Hierarchy.select: levels must be distinct ones of {', '.join(self.levels)}, got {levels!r}"
+            )
+        kept = tuple(k for k, level in enumerate(self.levels) if level in levels)
+        if len(kept) == self.num_levels:
+            return self, kept
+        parents: list[Tensor | None] = [None]
+        for above, k in itertools.pairwise(kept):
+            parent = torch.arange(self.sizes[k])
+            for link in reversed(self.parents[above + 1 : k + 1]):
+                parent = link[parent]  # type: ignore[index]
+            parents.append(parent)
+        return Hierarchy([self.levels[k] for k in kept], [self.names[k] for k in kept], parents, self.meta), kept
 
     # Construction from tables and storage.
 

@@ -43,7 +43,9 @@ def train_mlph(
     held_out: Annotated[float | None, option(DATA, "Share of the training images measured after each epoch.")] = None,
     image_size: Annotated[int | None, option(DATA, "Side of what the network sees.")] = None,
     load_size: Annotated[int | None, option(DATA, "Side of the images in memory, cropped to image-size.")] = None,
+    levels: Annotated[str | None, option(DATA, "Levels of the data to use, comma-separated: species,family.")] = None,
     resolutions: Annotated[str | None, option(DATA, "Side per level, fine to coarse: 128,48,24.")] = None,
+    tasks: Annotated[str | None, option(DATA, "Steps of a cycle, where others: species@128,species@48.")] = None,
     augment: Annotated[str | None, option(DATA, "crop or resized_crop.")] = None,
     corrupt: Annotated[str | None, option(DATA, "What to do with broken images: raise, skip or substitute.")] = None,
     backbone: Annotated[str | None, option(MODEL, "torchvision/<model> or timm/<model>.")] = None,
@@ -85,6 +87,8 @@ def train_mlph(
             root=root, train_images=train_images, test_images=test_images, held_out=held_out, image_size=image_size,
             load_size=load_size, augment=augment, corrupt=corrupt, backbone=backbone, weights=weights, dim=dim,
             resolutions=None if resolutions is None else listed("resolutions", resolutions, int)[::-1],
+            levels=None if levels is None else listed("levels", levels, str),
+            tasks=None if tasks is None else _parsed_tasks(tasks),
             taps=None if taps is None else taps.split(","), unequal=unequal, recipe=recipe, mode=mode, seed=seed,
             backbone_options=json_object("backbone-options", backbone_options), label_smoothing=label_smoothing,
             same_images=same_images or None, precision=precision, device=device, threads=threads,
@@ -102,6 +106,13 @@ def train_mlph(
     if metrics is not None:
         _show(console, metrics, f"{metrics['data']}, {metrics['images']} test images")
         console.print(f"run folder: {run}", highlight=False)
+
+
+def _parsed_tasks(text: str) -> list[tuple[str, int]]:
+    try:
+        return [(level.strip(), int(side)) for level, _, side in (part.rpartition("@") for part in text.split(","))]
+    except ValueError:
+        raise ValueError(f"--tasks must be level@side separated by commas, got {text!r}") from None
 
 
 def evaluate_run(

@@ -1,7 +1,8 @@
 """Configs of runs as frozen dataclasses: typed values from files and words, and checks that name what is wrong.
 
-A config derives from `TypedConfig`. Its fields are numbers, words, booleans, tuples ``tuple[x, ...]`` of such, plain
-dicts, and dataclasses of all these. What is read from a file starts from defaults, so each field of it has one.
+A config derives from `TypedConfig`. Its fields are numbers, words, booleans, tuples ``tuple[x, ...]`` and
+``tuple[x, y]`` of such, plain dicts, and dataclasses of all these. What is read from a file starts from defaults, so
+each field of it has one.
 """
 
 from __future__ import annotations
@@ -107,8 +108,11 @@ def _typed(op: str, name: str, hint: Any, value: Any) -> Any:
     for option in options:
         kind = typing.get_origin(option) or option
         if kind is tuple and isinstance(value, list | tuple):
-            item = typing.get_args(option)[0]
-            return tuple(_typed(op, f"{name}[{i}]", item, each) for i, each in enumerate(value))
+            items = typing.get_args(option)
+            items = items[:1] * len(value) if items[-1] is Ellipsis else items
+            if len(items) == len(value):
+                pairs = enumerate(zip(items, value, strict=True))
+                return tuple(_typed(op, f"{name}[{i}]", item, each) for i, (item, each) in pairs)
         if is_dataclass(kind) and isinstance(value, Mapping):
             owner: Any = kind
             return owner(**typed_fields(op, owner, value, f"{name}."))
@@ -121,7 +125,8 @@ def _typed(op: str, name: str, hint: Any, value: Any) -> Any:
 
 def _words(option: Any) -> str:
     if typing.get_origin(option) is tuple:
-        return f"list of {_words(typing.get_args(option)[0])}"
+        items = typing.get_args(option)
+        return f"list of {' and '.join(_words(item) for item in items if item is not Ellipsis)}"
     return "None" if option is type(None) else (typing.get_origin(option) or option).__name__
 
 

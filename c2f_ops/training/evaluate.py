@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ def predict_logits(
     model.eval()
     device = next(model.parameters()).device
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    index = nearest_level(config.resolutions, resolution)
+    index = config.nearest_side(resolution)
     parts = []
     for chunk in images.split(batch):
         x = to_input(centre_crop(chunk.to(device), config.image_size), resolution, model.mean, model.std)
@@ -46,9 +45,24 @@ def predict_logits(
     return tuple(torch.cat(level) for level in zip(*parts, strict=True))
 
 
-def nearest_level(resolutions: Sequence[int], resolution: int) -> int:
-    """Return the level trained at the side nearest to ``resolution``, as a ratio."""
-    return min(range(len(resolutions)), key=lambda k: abs(math.log(resolutions[k] / resolution)))
+def answers(logits: Sequence[Tensor], hierarchy: Hierarchy, heads: Collection[int]) -> Tensor:
+    """Return the predicted class of every level, LongTensor ``[N, K]``, from some of the heads, each for itself.
+
+    A level whose head is not among them gets the ancestor of the next finer answer, and -1 where there is none.
+
+    Args:
+        logits: K tensors ``[N, n_k]``, coarse to fine.
+        hierarchy: their tree.
+        heads: indices of levels.
+    """
+    predicted = predictions_from_logits(logits)
+    for k in reversed(range(hierarchy.num_levels)):
+        if k not in heads and k == hierarchy.num_levels - 1:
+            predicted[:, k] = -1
+        elif k not in heads:
+            finer, parent = predicted[:, k + 1], hierarchy.parents[k + 1]
+            predicted[:, k] = torch.where(finer >= 0, parent[finer.clamp(min=0)], -1)  # type: ignore[index]
+    return predicted
 
 
 def evaluate(
@@ -61,7 +75,7 @@ def evaluate(
     resolutions: Sequence[int] | None = None,
     precision: str = "fp32",
 ) -> dict[str, Any]:
-    """Measure all levels at all resolutions, by default those of the run.
+    """Measure all levels at all resolutions, by default those that the run was trained at or has for its levels.
 
     Args:
         model: see `predict_logits`.
@@ -74,24 +88,29 @@ def evaluate(
 
     Returns:
         JSON data: ``own_resolution`` {level: accuracy}; ``accuracy`` and ``mapped_accuracy`` {side: {level: accuracy}},
-            the
-        latter of the fine prediction's ancestors; ``hierarchical`` {side: metrics}; counts and settings.
+        the latter of the ancestors of the finest trained head's answer; ``hierarchical`` {side: metrics}; ``tasks``
+        [[level, side]] of the training; counts and settings. A level whose head no task trained has accuracy None, and
+        in ``hierarchical`` the ancestor of the next finer answer.
     """
-    sides = sorted(set(config.resolutions if resolutions is None else resolutions), reverse=True)
+    levels, heads = hierarchy.levels, config.trained_levels(hierarchy.levels)
+    sides = sorted(set(config.measured_sides if resolutions is None else resolutions), reverse=True)
     accuracy, mapped, tree = {}, {}, {}
     for side in sides:
-        predicted = predictions_from_logits(predict_logits(model, images, config, side, precision=precision))
-        heads = hierarchical_metrics(predicted, labels, hierarchy)
-        upwards = hierarchical_metrics(hierarchy.ancestors[predicted[:, -1]], labels, hierarchy)
-        accuracy[str(side)] = dict(zip(hierarchy.levels, heads.accuracy, strict=True))
-        mapped[str(side)] = dict(zip(hierarchy.levels, upwards.accuracy, strict=True))
-        tree[str(side)] = heads.to_dict()
-    own = dict(zip(hierarchy.levels, config.resolutions, strict=True))
+        logits = predict_logits(model, images, config, side, precision=precision)
+        own = hierarchical_metrics(answers(logits, hierarchy, heads), labels, hierarchy)
+        upwards = hierarchical_metrics(answers(logits, hierarchy, heads[-1:]), labels, hierarchy)
+        accuracy[str(side)] = {name: own.accuracy[k] if k in heads else None for k, name in enumerate(levels)}
+        mapped[str(side)] = {name: upwards.accuracy[k] if k <= heads[-1] else None for k, name in enumerate(levels)}
+        tree[str(side)] = own.to_dict()
+    own_sides = dict(zip(levels, config.own_sides(levels), strict=True))
     return {
         "images": len(images),
         "hierarchy": hierarchy.sha256,
-        "resolutions": own,
-        "own_resolution": {k: accuracy[str(side)][k] for k, side in own.items() if str(side) in accuracy},
+        "resolutions": own_sides,
+        "tasks": [[levels[k], side] for k, side in config.cycle(levels)],
+        "own_resolution": {
+            name: accuracy[str(side)][name] for name, side in own_sides.items() if str(side) in accuracy
+        },
         "accuracy": accuracy,
         "mapped_accuracy": mapped,
         "hierarchical": tree,

@@ -1,4 +1,4 @@
-"""The training loop: stages of cycles, a cycle of one step per resolution (or one joint step)."""
+"""The training loop: stages of cycles, a cycle of one step per task, a level at a side (or one joint step)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..hierarchy import Hierarchy
 from ..models import MLPH
 from .augment import augment, to_input
 from .config import Config, Stage
+from .consistency import consistency_loss
 from .logs import Progress, RunLog
 from .machine import agree
 from .optimizer import prepare_stage, set_learning_rate, train_mode
@@ -41,6 +43,30 @@ class Position:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON data."""
         return asdict(self)
+
+
+class ImageBatches(Protocol):
+    """Images that training asks for by index: a tensor, or something that decodes when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        """Return uint8 ``[B, 3, load, load]`` for a LongTensor ``[B]``."""
+
+
+class Turn(NamedTuple):
+    """One step of a cycle.
+
+    Attributes:
+        level: whose head learns. side: that the images are degraded to. statistics: index of the set of batch-norm
+            statistics of that side.
+        stream: of random numbers: how many steps of the cycle are still to come.
+    """
+
+    level: int
+    side: int
+    statistics: int
+    stream: int
 
 
 class Interrupted(Exception):
@@ -73,9 +99,9 @@ class Trainer:
     Args:
         model: on the CPU or the device of the accelerator.
         config: of the run.
-        images: uint8 ``[N, 3, load, load]``, on the CPU.
+        images: uint8 ``[N, 3, load, load]``, on the CPU, or an `ImageBatches`.
         labels: LongTensor ``[N, K]``, coarse to fine, -1 for unknown.
-        level_names: K names, coarse to fine.
+        hierarchy: their tree.
         accelerator: of `accelerate`; settles device, precision and processes.
         position: where to start.
     """
@@ -84,9 +110,9 @@ class Trainer:
         self,
         model: MLPH,
         config: Config,
-        images: Tensor,
+        images: ImageBatches,
         labels: Tensor,
-        level_names: Sequence[str],
+        hierarchy: Hierarchy,
         accelerator: Any,
         position: Position | None = None,
     ) -> None:
@@ -94,8 +120,16 @@ class Trainer:
         self.model = model.to(accelerator.device).to(memory_format=torch.channels_last)
         self.position = position or Position()
         self.optimizer: Any = None
-        self.level_names = tuple(level_names)
-        self.order = list(range(len(level_names)))[::-1]  # of the levels in a cycle: fine to coarse
+        self.level_names = hierarchy.levels
+        cycle = config.cycle(hierarchy.levels)
+        self.turns = [
+            Turn(level, side, config.nearest_side(side), len(cycle) - 1 - i) for i, (level, side) in enumerate(cycle)
+        ]
+        self.trained = config.trained_levels(hierarchy.levels)
+        self._members: list[Tensor] = []  # of each trained level but the coarsest: which node of the one above
+        if config.consistency:
+            tree, _ = hierarchy.select([hierarchy.levels[k] for k in self.trained])
+            self._members = [tree.mask(k).float().to(accelerator.device) for k in range(1, tree.num_levels)]
 
     def run(self, hooks: Hooks | None = None) -> None:
         """Train from the position to the end.
@@ -117,15 +151,15 @@ class Trainer:
 
     def _run_stage(self, stage: Stage, hooks: Hooks, restore: Callable[[torch.optim.Optimizer], None] | None) -> None:
         here, accelerator = self.position, self.accelerator
-        optimizer = prepare_stage(self.model, stage)
+        optimizer = prepare_stage(self.model, stage, self.trained)
         if restore is not None:
             restore(optimizer)
         wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
-        samplers = {level: self._sampler(stage, level) for level in self.order}
+        samplers = {turn.stream: self._sampler(stage, turn) for turn in self.turns}
         epoch, cycles = samplers[0].batches, self.cycles(stage)
-        turns = [[level] for level in self.order] if self.config.mode == "alternating" else [self.order]
+        steps = [[turn] for turn in self.turns] if self.config.mode == "alternating" else [self.turns]
         console = hooks.console if accelerator.is_main_process else None
-        progress = Progress(console, stage.name, cycles, here.cycle, samplers[0].batch_size * len(self.order))
+        progress = Progress(console, stage.name, cycles, here.cycle, samplers[0].batch_size * len(self.turns))
         sums = _Sums(self.level_names, accelerator.device)
         log_every = max(1, min(20, epoch // 2))
         saved, begun = time.monotonic(), time.monotonic() - here.seconds
@@ -133,8 +167,8 @@ class Trainer:
             while here.cycle < cycles:
                 rate = learning_rate(stage, here.cycle, cycles)
                 set_learning_rate(self.optimizer, rate)
-                while here.turn < len(turns):
-                    self._step(wrapped, stage, turns[here.turn], samplers, sums)
+                while here.turn < len(steps):
+                    self._step(wrapped, stage, steps[here.turn], samplers, sums)
                     here.turn, here.step, here.seconds = here.turn + 1, here.step + 1, time.monotonic() - begun
                     stop = agree(accelerator, hooks.should_stop is not None and hooks.should_stop())
                     due = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
@@ -163,33 +197,38 @@ class Trainer:
             progress.close()
             accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
 
-    def _sampler(self, stage: Stage, level: int) -> BatchSampler:
+    def _sampler(self, stage: Stage, turn: Turn) -> BatchSampler:
         if stage.batch_size % self.accelerator.num_processes:
             raise ValueError(
                 f"training: batch_size must be a multiple of the {self.accelerator.num_processes} processes, "
                 f"got {stage.batch_size}"
             )
-        stream = f"{stage.name}/{'all' if self.config.same_images else level}"
+        stream = f"{stage.name}/{'all' if self.config.same_images else turn.stream}"
         return BatchSampler(len(self.images), stage.batch_size, self.config.seed, stream)
 
     def _step(
-        self, wrapped: Any, stage: Stage, levels: list[int], samplers: dict[int, BatchSampler], sums: _Sums
+        self, wrapped: Any, stage: Stage, turns: list[Turn], samplers: dict[int, BatchSampler], sums: _Sums
     ) -> None:
-        """One optimiser step on the losses of ``levels``; none if no image has a label there."""
+        """One optimiser step on the losses of ``turns``; none if no image has a label there."""
         self.optimizer.zero_grad(set_to_none=True)  # idle heads keep None, so momentum and decay pass them by
-        learned = [self._backward(wrapped, stage, level, samplers[level], sums) for level in levels]
+        learned = [self._backward(wrapped, stage, turn, samplers[turn.stream], sums) for turn in turns]
         if any(learned):
             self.optimizer.step()
 
-    def _backward(self, wrapped: Any, stage: Stage, level: int, sampler: BatchSampler, sums: _Sums) -> bool:
-        """Add the gradient of one level's loss, the mean over the labelled images of the batch of all processes."""
+    def _backward(self, wrapped: Any, stage: Stage, turn: Turn, sampler: BatchSampler, sums: _Sums) -> bool:
+        """Add the gradient of one task's loss, the mean over the labelled images of the batch of all processes.
+
+        Each adds up over the processes on its own: what a joint step defers to its last task would reach only the
+        parameters that this one uses.
+        """
+        level, side, statistics, stream = turn
         here, config, accelerator = self.position, self.config, self.accelerator
         chosen = sampler.batch(here.cycle)
         targets = self.labels[chosen, level]
         labelled = int((targets >= 0).sum())
         if labelled == 0:
             return False
-        seed = stable_seed(config.seed, here.stage, here.cycle, "all" if config.same_images else level)
+        seed = stable_seed(config.seed, here.stage, here.cycle, "all" if config.same_images else stream)
         torch.manual_seed(stable_seed(seed, accelerator.process_index))  # dropout and the like
         share = math.ceil(len(chosen) / accelerator.num_processes)
         rows = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
@@ -200,19 +239,25 @@ class Trainer:
             batch=len(chosen),
             rows=rows,
         )
-        x = to_input(x, config.resolutions[level], self.model.mean, self.model.std)
+        x = to_input(x, side, self.model.mean, self.model.std)
         targets = targets[rows].to(accelerator.device)
         weight = 1.0 if config.level_weights is None else config.level_weights[level]
         scale = weight * accelerator.num_processes / labelled  # DDP takes the mean over processes
+        levels = self.trained if config.consistency else (level,)
         pieces = list(zip(x.chunk(stage.accumulate), targets.chunk(stage.accumulate), strict=True))
         for number, (images, wanted) in enumerate(pieces):
             last = number == len(pieces) - 1
             with nullcontext() if last else accelerator.no_sync(wrapped):
-                (logits,) = wrapped(images, levels=[level], resolution=level)
+                heads = dict(zip(levels, wrapped(images, levels=levels, resolution=statistics), strict=True))
+                logits = heads[level]
                 loss = F.cross_entropy(
                     logits, wanted, ignore_index=-1, reduction="sum", label_smoothing=config.label_smoothing
                 )
-                accelerator.backward(loss * scale)
+                objective = loss
+                for k, members in enumerate(self._members):
+                    apart = consistency_loss(heads[self.trained[k]], heads[self.trained[k + 1]], members)
+                    objective = objective + config.consistency * (apart * (wanted >= 0)).sum()
+                accelerator.backward(objective * scale)
             sums.add(level, loss.detach(), logits.detach(), wanted)
         return True
 

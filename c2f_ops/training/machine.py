@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ def find_precision(name: str, device: torch.device) -> str:
     """Return the precision that "auto", "fp32", "bf16" or "fp16" means there.
 
     "auto" is bf16 on a GPU that has it, else fp16, and fp32 on a CPU: results should not hang on which CPU it is. bf16
-    is worth asking for on one with AMX: a step of autocast took between all and a third of the time of one in float32,
-    the less the larger the layers (docs/selfsup.md).
+    is worth asking for on one with AMX: training was 1.0 to 3.0 times as fast as in float32, the more the wider the
+    layers, and 2.4 times for a small ResNet (docs/selfsup.md).
     """
     on_cpu = device.type == "cpu"
     if name == "auto":
@@ -32,10 +33,14 @@ def find_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def make_accelerator(device: str, precision: str) -> Any:
-    """Build the `accelerate.Accelerator` of a run; precision as for `find_precision`."""
+def make_accelerator(device: str, precision: str, *, find_unused: bool = True) -> Any:
+    """Build the `accelerate.Accelerator` of a run; precision as for `find_precision`.
+
+    ``find_unused``: whether a backward pass may leave parameters that learn without a gradient. Processes then search
+    for them in every step, and torch warns where there are none.
+    """
     try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
         from accelerate.state import AcceleratorState
     except ImportError:
         raise ImportError('training: accelerate is not installed; pip install "c2f_ops[train]"') from None
@@ -45,7 +50,10 @@ def make_accelerator(device: str, precision: str) -> Any:
     return Accelerator(
         mixed_precision=precision.replace("fp32", "no"),
         cpu=place.type == "cpu",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=find_unused),
+            InitProcessGroupKwargs(timeout=timedelta(hours=6)),  # others wait while the first process evaluates
+        ],
     )
 
 

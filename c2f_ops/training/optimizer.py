@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -9,16 +11,19 @@ from ..models import MLPH
 from .config import Stage
 
 
-def prepare_stage(model: MLPH, stage: Stage) -> torch.optim.SGD:
+def prepare_stage(model: MLPH, stage: Stage, levels: Collection[int]) -> torch.optim.SGD:
     """Freeze and release parameters, set the modes of the modules, and return SGD over what learns.
 
-    Each group of parameters has ``lr_factor``, its multiple of the learning rate of the stage.
+    Of the heads only those of ``levels`` learn. Each group of parameters has ``lr_factor``, its multiple of the
+    learning rate of the stage.
     """
     model.requires_grad_(True)
     if stage.trained != "all":
         model.backbone.requires_grad_(False)
     if stage.trained == "classifiers":
         model.pool.requires_grad_(False)
+    for level, head in enumerate(model.heads):
+        head.requires_grad_(level in levels)
     train_mode(model, stage)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -10,13 +10,15 @@ from ..data.images import decode_image, resize_image
 from ..hierarchy import Hierarchy
 from ..models import MLPH
 from .config import Config
-from .evaluate import nearest_level, predict_logits
+from .evaluate import predict_logits
 
 
 def predict_files(
     model: MLPH, files: Sequence[Path], hierarchy: Hierarchy, config: Config, *, resolution: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return for each file the answer of every level, coarse to fine: independent heads, no path decoding.
+    """Return for each file the answer of every trained head, coarse to fine: independent, no path decoding.
+
+    ``trained_level`` names the finest level trained at the side nearest to that of the image.
 
     Args:
         model: of a run.
@@ -26,6 +28,7 @@ def predict_files(
         resolution: side that the images are degraded to. None: they stay as they are, and their shorter side (at most
             the input size) says which resolution they have.
     """
+    trained = config.trained_levels(hierarchy.levels)
     answers = []
     for file in files:
         try:
@@ -37,17 +40,19 @@ def predict_files(
         native = min(image.shape[1:]) * config.image_size // config.load_size
         side = min(max(1, native), config.image_size) if resolution is None else resolution
         batch = resize_image(image, config.load_size, mode=config.resize_mode)[None]
-        level_of_side = nearest_level(config.resolutions, side)
         logits = predict_logits(model, batch, config, side, precision=config.precision)
         levels = {}
-        for level, names, values in zip(hierarchy.levels, hierarchy.names, logits, strict=True):
-            probability, index = values[0].softmax(0).max(0)
-            levels[level] = {"name": names[int(index)], "id": int(index), "probability": float(probability)}
+        for k in trained:
+            probability, index = logits[k][0].softmax(0).max(0)
+            name = hierarchy.names[k][int(index)]
+            levels[hierarchy.levels[k]] = {"name": name, "id": int(index), "probability": float(probability)}
+        nearest = config.sides[config.nearest_side(side)]
+        finest = max(k for k, task_side in config.cycle(hierarchy.levels) if task_side == nearest)
         answers.append(
             {
                 "image": str(file),
                 "resolution": side,
-                "trained_level": hierarchy.levels[level_of_side],
+                "trained_level": hierarchy.levels[finest],
                 "levels": levels,
             }
         )

@@ -116,12 +116,15 @@ def make_config(
 
     Args:
         data: name of a data set.
-        changes: fields of `Config`; None leaves a field alone. ``recipe`` brings its stages.
+        changes: fields of `Config`; None leaves a field alone. ``recipe`` brings its stages, and
+            ``levels`` or ``tasks`` take the place of the preset's resolutions.
         stage_changes: fields of `Stage` -> one value for all stages, or one per stage.
     """
     preset = dict(PRESETS.get(data, {}))
     if changes.get("backbone"):  # another network has other taps and options
         preset = {key: value for key, value in preset.items() if key not in ("taps", "backbone_options")}
+    if changes.get("levels") or changes.get("tasks"):
+        preset.pop("resolutions", None)
     values = {**preset, **{key: value for key, value in changes.items() if value is not None}}
     recipe = values.setdefault("recipe", "hbp")
     one_of(Config.OP, "recipe", recipe, RECIPES)

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from ..data.degrade import resize_uint8
 from ..hierarchy import Hierarchy
-from ..metrics import predictions_from_logits
 from ..models import MLPH
 from .augment import centre_crop
 from .config import Config
-from .evaluate import predict_logits
+from .evaluate import answers, predict_logits
 from .logs import read_log
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -27,24 +26,28 @@ _RIGHT, _WRONG, _INK, _FAINT = "#00734f", "#c0392b", "#222222", "#8a8a8a"
 def format_table(metrics: Mapping[str, Any], title: str) -> Any:
     """Lay out accuracy as a rich table: a row per level, fine to coarse, a column per resolution.
 
-    The level trained at a resolution is bold. Below each head's accuracy, in brackets, that of the finest prediction
-    mapped upwards.
+    The levels trained at a resolution are bold. Beside each head's accuracy, in brackets, that of the prediction of the
+    finest trained head mapped upwards.
     """
     from rich.table import Table
 
-    own, accuracy, mapped = metrics["resolutions"], metrics["accuracy"], metrics["mapped_accuracy"]
+    accuracy, mapped = metrics["accuracy"], metrics["mapped_accuracy"]
+    levels, trained = list(metrics["resolutions"]), {(level, str(side)) for level, side in metrics["tasks"]}
     table = Table(title=title, title_justify="left", caption_justify="left")
-    finest = next(reversed(own))
-    table.caption = f"Bold: the level trained at that resolution. In brackets: from the {finest} head, mapped upwards."
+    finest = max((level for level, _ in trained), key=levels.index)
+    table.caption = "Bold: trained at that resolution."
+    if finest != levels[0]:
+        table.caption += f" In brackets: from the {finest} head, mapped upwards."
     table.add_column("accuracy, %")
     for side in accuracy:
         table.add_column(f"{side} px", justify="right")
-    for level in reversed(own):
+    for level in reversed(levels):
         cells = []
         for side in accuracy:
             text = _percent(accuracy[side][level])
-            text = f"[bold]{text}[/bold]" if own[level] == int(side) else text
-            cells.append(text if level == finest else f"{text} [dim]({_percent(mapped[side][level])})[/dim]")
+            text = f"[bold]{text}[/bold]" if (level, side) in trained else text
+            above = levels.index(level) < levels.index(finest)
+            cells.append(f"{text} [dim]({_percent(mapped[side][level])})[/dim]" if above else text)
         table.add_row(level, *cells)
     return table
 
@@ -58,10 +61,11 @@ def plot_curves(run: Path, levels: Sequence[str], config: Config, path: Path) ->
     figure = _figure(10, 3.9)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     records, ends = read_log(run), _stage_ends(run)
-    for level, colour in zip(levels, _LEVEL_COLOURS, strict=False):
-        side = dict(zip(levels, config.resolutions, strict=True))[level]
+    cycle = config.cycle(levels)
+    for k, colour in zip(config.trained_levels(levels), _LEVEL_COLOURS, strict=False):
+        level, sides = levels[k], sorted({side for task, side in cycle if task == k}, reverse=True)
         x, loss, hits = _series(records, "train", level, ends)
-        loss_axes.plot(x, loss, color=colour, lw=1.6, label=f"{level}, {side} px")
+        loss_axes.plot(x, loss, color=colour, lw=1.6, label=f"{level}, {', '.join(map(str, sides))} px")
         accuracy_axes.plot(x, hits, color=colour, lw=1.2, alpha=0.45)
         x, _, held = _series(records, "held_out", level, ends)
         accuracy_axes.plot(x, held, color=colour, lw=1.8, marker="o", ms=3.5)
@@ -125,9 +129,10 @@ def plot_contact_sheet(
     """
     chosen = _spread(labels[:, -1], count)
     shown, truth = centre_crop(images[chosen], config.image_size), labels[chosen]
-    sides = config.resolutions[::-1]
+    sides, cycle = config.measured_sides, config.cycle(hierarchy.levels)
+    heads = config.trained_levels(hierarchy.levels)
     predicted = {
-        side: predictions_from_logits(predict_logits(model, images[chosen], config, side, precision=config.precision))
+        side: answers(predict_logits(model, images[chosen], config, side, precision=config.precision), hierarchy, heads)
         for side in sides
     }
     # Lengths in inches. Two blocks side by side, each with the true names and one picture per resolution.
@@ -150,7 +155,8 @@ def plot_contact_sheet(
         for column, side in enumerate(sides):
             left = start + name_width - 0.15 + column * (cell + gap)
             if i % per_block == 0:
-                text(left, head - 0.2, f"{side} px, trained for {hierarchy.levels[levels - 1 - column]}", size=8)
+                names = ", ".join(hierarchy.levels[k] for k in reversed(heads) if (k, side) in cycle)
+                text(left, head - 0.2, f"{side} px, trained for {names}" if names else f"{side} px", size=8)
             axes = figure.add_axes((left / width, 1 - (top + cell) / height, cell / width, cell / height))
             seen = shown[i : i + 1] if side >= config.image_size else resize_uint8(shown[i : i + 1], (side, side))
             axes.imshow(seen[0].permute(1, 2, 0).numpy(), interpolation="nearest")
@@ -162,7 +168,7 @@ def plot_contact_sheet(
                     top + cell + 0.04 + line * (levels - 1 - k),
                     f"{_MARKS[answer == true]} {_name(hierarchy, k, answer)}",
                     color=_RIGHT if answer == true else _WRONG,
-                    weight="bold" if config.resolutions[k] == side else "normal",
+                    weight="bold" if (k, side) in cycle else "normal",
                 )
     figure.savefig(path, dpi=150)
 

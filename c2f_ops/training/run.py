@@ -47,8 +47,8 @@ def build_model(config: Config, hierarchy: Hierarchy, *, weights: bool = True) -
 
 
 def load_split(config: Config, split: str) -> LabeledImages:
-    """Load the images of a run."""
-    return load_dataset(
+    """Load the images of a run, with the labels of its levels."""
+    dataset = load_dataset(
         config.data,
         root=config.root,
         split=split,
@@ -58,6 +58,10 @@ def load_split(config: Config, split: str) -> LabeledImages:
         corrupt=config.corrupt,
         resize_mode=config.resize_mode,
     )
+    if config.levels is not None:
+        dataset.hierarchy, columns = dataset.hierarchy.select(config.levels)
+        dataset.labels = dataset.labels[:, list(columns)]
+    return dataset
 
 
 def load_run(run: Path, device: str = "auto") -> tuple[MLPH, Config, Hierarchy]:
@@ -107,7 +111,7 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Any = Non
 def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any) -> dict[str, Any] | None:
     """Train a new run or, given its hierarchy, go on with one."""
     resume = hierarchy is not None
-    accelerator = make_accelerator(config.device, config.precision)
+    accelerator = make_accelerator(config.device, config.precision, find_unused=config.has_idle_heads)
     main = accelerator.is_main_process
     config = replace(config, precision=accelerator.mixed_precision.replace("no", "fp32"))
     console = console if main else None
@@ -145,7 +149,7 @@ def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any)
         hierarchy.to_json(run / HIERARCHY)
         config.to_json(run / CONFIG)
     log = RunLog(run, position.step) if main else None
-    trainer = Trainer(model, config, images[kept], labels[kept], hierarchy.levels, accelerator, position)
+    trainer = Trainer(model, config, images[kept], labels[kept], hierarchy, accelerator, position)
     say(
         console,
         f"{len(kept)} images to train on, {len(held)} held out; {describe(model, config)} on {accelerator.device}",
@@ -194,12 +198,18 @@ def finish(
 
 
 def own_accuracy(model: MLPH, images: Tensor, labels: Tensor, hierarchy: Hierarchy, config: Config) -> dict[str, float]:
-    """Accuracy of each level at its own resolution, fine to coarse."""
+    """Accuracy of each trained level at its own resolution, fine to coarse."""
+    own = config.own_sides(hierarchy.levels)
+    logits: dict[int | None, tuple[Tensor, ...]] = {}
     result = {}
-    for level in reversed(range(hierarchy.num_levels)):
-        logits = predict_logits(model, images, config, config.resolutions[level], precision=config.precision)[level]
+    for level in reversed(config.trained_levels(hierarchy.levels)):
+        side = own[level]
+        assert side is not None, "a level with a task has a side"
+        if side not in logits:
+            logits[side] = predict_logits(model, images, config, side, precision=config.precision)
         known = labels[:, level] >= 0
-        result[hierarchy.levels[level]] = float((logits.argmax(1) == labels[:, level])[known].float().mean())
+        right = logits[side][level].argmax(1) == labels[:, level]
+        result[hierarchy.levels[level]] = float(right[known].float().mean())
     return result
 
 

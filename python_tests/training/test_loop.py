@@ -19,7 +19,7 @@ def trainer_of(config: Config, labels: torch.Tensor | None = None) -> Trainer:
     data = load_dataset("birds", split="train", n=config.train_images, size=config.load_size)
     model = build_model(config, data.hierarchy)
     wanted = data.labels if labels is None else labels
-    return Trainer(model, config, data.stacked(), wanted, LEVELS, Accelerator(cpu=True))
+    return Trainer(model, config, data.stacked(), wanted, data.hierarchy, Accelerator(cpu=True))
 
 
 def state_of(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -66,25 +66,26 @@ def test_joint_gradient_is_the_sum_over_levels(tiny) -> None:
     calm = {"backbone_options": {"layers": [1, 1, 3, 1], "channels": [8, 8, 16, 16], "stem_width": 8}}
     sums: dict[str, torch.Tensor] = {}
 
-    def gradients(trainer: Trainer, turns: list[list[int]]) -> list[dict[str, torch.Tensor]]:
+    def gradients(trainer: Trainer, steps: list[list[int]]) -> list[dict[str, torch.Tensor]]:
         found = []
         stage = trainer.config.stages[0]
-        trainer.optimizer = prepare_stage(trainer.model, stage)
+        trainer.optimizer = prepare_stage(trainer.model, stage, trainer.trained)
         trainer.optimizer.step = lambda: found.append(  # type: ignore[method-assign]
             {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
         )
-        samplers = {level: trainer._sampler(stage, level) for level in range(3)}
+        samplers = {turn.stream: trainer._sampler(stage, turn) for turn in trainer.turns}
         from c2f_ops.training.loop import _Sums
 
-        for levels in turns:
-            trainer._step(trainer.model, stage, levels, samplers, _Sums(LEVELS, torch.device("cpu")))
+        for numbers in steps:
+            turns = [trainer.turns[i] for i in numbers]
+            trainer._step(trainer.model, stage, turns, samplers, _Sums(LEVELS, torch.device("cpu")))
         return found
 
     weights = (0.5, 1.0, 2.0)
-    for part in gradients(trainer_of(tiny(stage, **calm, level_weights=weights)), [[2], [1], [0]]):
+    for part in gradients(trainer_of(tiny(stage, **calm, level_weights=weights)), [[0], [1], [2]]):
         for name, gradient in part.items():
             sums[name] = sums[name] + gradient if name in sums else gradient
-    (joint,) = gradients(trainer_of(tiny(stage, **calm, level_weights=weights, mode="joint")), [[2, 1, 0]])
+    (joint,) = gradients(trainer_of(tiny(stage, **calm, level_weights=weights, mode="joint")), [[0, 1, 2]])
     assert joint.keys() == sums.keys()
     for name, gradient in joint.items():
         torch.testing.assert_close(gradient, sums[name], rtol=1e-5, atol=1e-7)

@@ -16,7 +16,7 @@ import c2f_ops
 from c2f_ops.data import load_dataset
 from c2f_ops.data.birds import birds_hierarchy
 from c2f_ops.training import evaluate, load_run, train
-from c2f_ops.training.evaluate import nearest_level, predict_logits
+from c2f_ops.training.evaluate import predict_logits
 from c2f_ops.training.logs import RunLog, format_seconds, plain, read_log
 from c2f_ops.training.predict import predict_files
 from c2f_ops.training.run import build_model
@@ -89,8 +89,8 @@ def test_logits_do_not_depend_on_the_batch(tiny) -> None:
 
 
 @pytest.mark.parametrize(("side", "level"), [(8, 0), (11, 0), (12, 1), (22, 1), (23, 2), (100, 2)])
-def test_nearest_level(side: int, level: int) -> None:
-    assert nearest_level((8, 16, 32), side) == level
+def test_nearest_side(tiny, side: int, level: int) -> None:
+    assert tiny().nearest_side(side) == level
 
 
 def test_answers_for_files(finished, tmp_path) -> None:
