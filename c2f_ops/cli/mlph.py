@@ -55,6 +55,7 @@ def train_mlph(
     unequal: Annotated[str | None, option(MODEL, "Taps of different sizes: error or pool.")] = None,
     dim: Annotated[int | None, option(MODEL, "Projection width d.")] = None,
     recipe: Annotated[str | None, option(TRAINING, "scratch (one stage) or hbp (two, pretrained).")] = None,
+    stage1: Annotated[str | None, option(TRAINING, "Stage 1 of hbp: head, or head_only: classifiers alone.")] = None,
     mode: Annotated[str | None, option(TRAINING, "alternating or joint.")] = None,
     epochs: Annotated[str | None, option(TRAINING, "Epochs, one number or one per stage (10,20).")] = None,
     batch_size: Annotated[str | None, option(TRAINING, "Images per resolution and step, likewise.")] = None,
@@ -63,7 +64,8 @@ def train_mlph(
     weight_decay: Annotated[str | None, option(TRAINING, "Weight decay, likewise.")] = None,
     batch_norm: Annotated[str | None, option(TRAINING, "Statistics: frozen, shared or per_resolution.")] = None,
     label_smoothing: Annotated[float | None, option(TRAINING, "Label smoothing.")] = None,
-    same_images: Annotated[bool, option(TRAINING, "The same images at all resolutions.", "--same-images")] = False,
+    consistency: Annotated[float | None, option(TRAINING, "Weight of the loss that ties neighbouring heads.")] = None,
+    same_images: Annotated[bool, option(TRAINING, "The same images for all tasks.", "--same-images")] = False,
     seed: Seed = None,
     precision: Precision = None,
     device: Device = None,
@@ -92,14 +94,14 @@ def train_mlph(
             taps=None if taps is None else taps.split(","), unequal=unequal, recipe=recipe, mode=mode, seed=seed,
             backbone_options=json_object("backbone-options", backbone_options), label_smoothing=label_smoothing,
             same_images=same_images or None, precision=precision, device=device, threads=threads,
-            checkpoint_minutes=checkpoint_minutes,
+            checkpoint_minutes=checkpoint_minutes, consistency=consistency,
         )  # fmt: skip
         per_stage = {
             "epochs": (epochs, float), "batch_size": (batch_size, int), "lr": (lr, float), "head_lr": (head_lr, float),
             "weight_decay": (weight_decay, float), "batch_norm": (batch_norm, str),
         }  # fmt: skip
         stages = {key: listed(key, text, kind) for key, (text, kind) in per_stage.items() if text is not None}
-        config = make_config(data, changes, stages)
+        config = make_config(data, changes, stages, stage1=stage1)
         run = out if out is not None else new_folder(data)
     with stoppable(console, "train mlph", run):
         metrics = train(config, run, resume=resume is not None, console=console)
@@ -120,6 +122,7 @@ def evaluate_run(
     root: Annotated[Path | None, option(DATA, "Folder of the data, where it has moved.")] = None,
     split: Annotated[str, option(DATA, "test or train.")] = "test",
     resolutions: Annotated[str | None, option(DATA, "Other sides to measure at, comma-separated; prints only.")] = None,
+    best: Annotated[bool, option(DATA, "The model that was best on held-out images; prints only.", "--best")] = False,
     device: OnDevice = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -127,7 +130,7 @@ def evaluate_run(
     from ..training import evaluate, load_run
     from ..training.run import load_split, write_metrics
 
-    model, config, hierarchy = load_run(run, device)
+    model, config, hierarchy = load_run(run, device, best=best)
     config = config if root is None else replace(config, root=str(root))
     dataset = load_split(config, split)
     if dataset.hierarchy != hierarchy:
@@ -138,7 +141,7 @@ def evaluate_run(
         precision=config.precision,
     )  # fmt: skip
     metrics = {"data": config.data, "split": split, **metrics}
-    if split == "test" and sides is None:
+    if split == "test" and sides is None and not best:
         metrics = write_metrics(run, metrics)
     if as_json:
         print(json.dumps(metrics, indent=2))

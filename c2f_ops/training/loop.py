@@ -198,13 +198,14 @@ class Trainer:
             accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
 
     def _sampler(self, stage: Stage, turn: Turn) -> BatchSampler:
-        if stage.batch_size % self.accelerator.num_processes:
+        stream = f"{stage.name}/{'all' if self.config.same_images else turn.stream}"
+        sampler = BatchSampler(len(self.images), stage.batch_size, self.config.seed, stream)
+        if sampler.batch_size % self.accelerator.num_processes:
             raise ValueError(
                 f"training: batch_size must be a multiple of the {self.accelerator.num_processes} processes, "
-                f"got {stage.batch_size}"
+                f"got {sampler.batch_size} with {len(self.images)} images"
             )
-        stream = f"{stage.name}/{'all' if self.config.same_images else turn.stream}"
-        return BatchSampler(len(self.images), stage.batch_size, self.config.seed, stream)
+        return sampler
 
     def _step(
         self, wrapped: Any, stage: Stage, turns: list[Turn], samplers: dict[int, BatchSampler], sums: _Sums

@@ -9,34 +9,50 @@ from typing import Any
 from ._typed import one_of
 from .config import RECIPES, Config, Stage
 
+FIRST_STAGES = ("head", "head_only")
 
-def hbp_stages(batch_norm: str = "frozen") -> tuple[Stage, ...]:
-    """Two stages for a pretrained backbone: HBP's released solver; rate and decay of stage 2 as in the paper."""
-    return (
-        Stage(
-            "head",
-            trained="head",
-            epochs=480,
-            batch_size=48,
-            lr=1.0,
-            weight_decay=5e-6,
-            schedule="step",
-            milestones=(20_000, 30_000, 40_000, 50_000),
-            gamma=0.25,
-        ),
-        Stage(
-            "all",
-            epochs=534,
-            batch_size=8,
-            lr=1e-3,
-            weight_decay=5e-4,
-            bias_lr=2.0,
-            bias_decay=2.0,
-            schedule="step",
-            milestones=(100_000, 200_000, 300_000),  # every 50,000 at batch 16
-            batch_norm=batch_norm,
-        ),
+
+def hbp_stages(batch_norm: str = "frozen", *, batch_size: int = 8, stage1: str = "head") -> tuple[Stage, ...]:
+    """Two stages for a pretrained backbone: HBP's released solver; rate and decay of stage 2 as in the paper.
+
+    Args:
+        batch_norm: of stage 2, as for `Stage`.
+        batch_size: of stage 2; its milestones follow, so that the rate falls after as many images.
+        stage1: ``"head"`` trains projections and classifiers in stage 1; ``"head_only"``, the paper's words taken
+            literally, the classifiers alone.
+    """
+    one_of(Config.OP, "stage1", stage1, FIRST_STAGES)
+    head = Stage(
+        "head",
+        trained="classifiers" if stage1 == "head_only" else "head",
+        epochs=480,
+        batch_size=48,
+        lr=1.0,
+        weight_decay=5e-6,
+        schedule="step",
+        milestones=(20_000, 30_000, 40_000, 50_000),
+        gamma=0.25,
     )
+    full = Stage(
+        "all",
+        epochs=534,
+        batch_size=16,
+        lr=1e-3,
+        weight_decay=5e-4,
+        bias_lr=2.0,
+        bias_decay=2.0,
+        schedule="step",
+        milestones=(50_000, 100_000, 150_000),
+        batch_norm=batch_norm,
+    )
+    return head, with_batch_size(full, batch_size)
+
+
+def with_batch_size(stage: Stage, batch_size: int) -> Stage:
+    """Return the stage with another batch size and milestones after as many images; warm-up and rate stay."""
+    scale = stage.batch_size / batch_size
+    milestones = tuple(round(milestone * scale) for milestone in stage.milestones)
+    return replace(stage, batch_size=batch_size, milestones=milestones)
 
 
 def scratch_stages(epochs: float, batch_size: int = 32, lr: float = 0.05, head_lr: float = 10.0) -> tuple[Stage, ...]:
@@ -110,7 +126,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def make_config(
-    data: str, changes: Mapping[str, Any], stage_changes: Mapping[str, Sequence[Any]] | None = None
+    data: str,
+    changes: Mapping[str, Any],
+    stage_changes: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    stage1: str | None = None,
 ) -> Config:
     """Fill a config from the preset of a data set, then ``changes``, then values per stage.
 
@@ -118,7 +138,9 @@ def make_config(
         data: name of a data set.
         changes: fields of `Config`; None leaves a field alone. ``recipe`` brings its stages, and
             ``levels`` or ``tasks`` take the place of the preset's resolutions.
-        stage_changes: fields of `Stage` -> one value for all stages, or one per stage.
+        stage_changes: fields of `Stage` -> one value for all stages, or one per stage. Milestones follow the batch size
+            as in `with_batch_size`, unless they are given too.
+        stage1: as for `hbp_stages`; only for the recipe hbp.
     """
     preset = dict(PRESETS.get(data, {}))
     if changes.get("backbone"):  # another network has other taps and options
@@ -128,16 +150,21 @@ def make_config(
     values = {**preset, **{key: value for key, value in changes.items() if value is not None}}
     recipe = values.setdefault("recipe", "hbp")
     one_of(Config.OP, "recipe", recipe, RECIPES)
+    if stage1 is not None and recipe != "hbp":
+        raise ValueError(f"training: stage1 must be None for recipe {recipe}, which has no first stage, got {stage1!r}")
     if changes.get("recipe") or not values.get("stages"):
-        values["stages"] = scratch_stages(30) if recipe == "scratch" else hbp_stages()
+        values["stages"] = scratch_stages(30) if recipe == "scratch" else hbp_stages(stage1=stage1 or "head")
     if changes.get("image_size") and not changes.get("load_size"):
         values["load_size"] = round(values["image_size"] * 8 / 7) if not values.get("padding") else values["image_size"]
-    stages = list(values["stages"])
-    for key, given in (stage_changes or {}).items():
+    stages, stage_changes = list(values["stages"]), stage_changes or {}
+    for key, given in stage_changes.items():
         if len(given) not in (1, len(stages)):
             raise ValueError(
                 f"training: {key} must be one value, or one for each of {len(stages)} stages, got {len(given)}"
             )
         per_stage = list(given) * (len(stages) if len(given) == 1 else 1)
-        stages = [replace(stage, **{key: value}) for stage, value in zip(stages, per_stage, strict=True)]
+        if key == "batch_size" and "milestones" not in stage_changes:
+            stages = [with_batch_size(stage, value) for stage, value in zip(stages, per_stage, strict=True)]
+        else:
+            stages = [replace(stage, **{key: value}) for stage, value in zip(stages, per_stage, strict=True)]
     return Config(data=data, **{**values, "stages": tuple(stages)})

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +20,13 @@ from .checkpoint import find_checkpoint, load_model, load_optimizer, save_checkp
 from .config import Config
 from .evaluate import evaluate, predict_logits
 from .folder import CONFIG, HIERARCHY, read_config, settled, write_metrics
-from .logs import RunLog
+from .logs import RunLog, plain
 from .loop import Hooks, Interrupted, Position, Trainer
 from .machine import cpu_threads, find_device, make_accelerator, say, stop_signals
 from .report import plot_contact_sheet, plot_curves
 from .sampler import stratified_split
 
-CURVES, SHEET = "curves.png", "contact_sheet.png"
+CURVES, SHEET, BEST = "curves.png", "contact_sheet.png", "best"
 
 
 def build_model(config: Config, hierarchy: Hierarchy, *, weights: bool = True) -> MLPH:
@@ -64,15 +67,15 @@ def load_split(config: Config, split: str) -> LabeledImages:
     return dataset
 
 
-def load_run(run: Path, device: str = "auto") -> tuple[MLPH, Config, Hierarchy]:
-    """Load the newest model of a run folder.
+def load_run(run: Path, device: str = "auto", *, best: bool = False) -> tuple[MLPH, Config, Hierarchy]:
+    """Load the newest model of a run folder, or the ``best`` on the held-out images.
 
     Raises:
-        FileNotFoundError: not a run folder, or no checkpoint in it.
+        FileNotFoundError: not a run folder, or no such checkpoint in it.
         ValueError: checkpoint and hierarchy do not belong together.
     """
     config, hierarchy = read_run(run)
-    folder, _ = find_checkpoint(run, hierarchy)
+    folder, _ = find_checkpoint(run / BEST if best else run, hierarchy)
     model = build_model(config, hierarchy, weights=False)
     load_model(folder, model, hierarchy)
     return model.to(find_device(device)).to(memory_format=torch.channels_last).eval(), config, hierarchy
@@ -154,6 +157,10 @@ def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any)
         console,
         f"{len(kept)} images to train on, {len(held)} held out; {describe(model, config)} on {accelerator.device}",
     )
+    if dataset.corrupt:
+        say(console, f"{len(dataset.corrupt)} images cannot be read; {config.corrupt}, as corrupt says")
+    if accelerator.num_processes > 1 and any(stage.batch_norm != "frozen" for stage in config.stages):
+        say(console, "live batch norm sees the images of one process: the weights depend on the number of processes")
 
     def checkpoint(trainer: Trainer) -> None:
         scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
@@ -163,7 +170,13 @@ def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any)
         save_checkpoint(run, trainer.position.step, trainer.model, optimizer, state, hierarchy.sha256)
 
     def measure(trainer: Trainer) -> dict[str, float]:
-        return own_accuracy(trainer.model, images[held], labels[held], hierarchy, config)
+        measured = own_accuracy(trainer.model, images[held], labels[held], hierarchy, config)
+        known = [value for value in measured.values() if math.isfinite(value)]
+        mean, best = statistics.fmean(known or [0.0]), best_so_far(run, hierarchy)
+        if best is None or mean > best["mean"]:
+            state = plain({"held_out": measured, "mean": mean})
+            save_checkpoint(run / BEST, trainer.position.step, trainer.model, None, state, hierarchy.sha256)
+        return measured
 
     with stop_signals() as should_stop:
         try:
@@ -173,16 +186,22 @@ def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any)
                 log.close()
     if main:
         checkpoint(trainer)
-    metrics = finish(run, model, config, hierarchy, position.seconds, console) if main else None
+    metrics = finish(run, model, config, hierarchy, position.seconds, dataset.corrupt, console) if main else None
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return metrics
 
 
 def finish(
-    run: Path, model: MLPH, config: Config, hierarchy: Hierarchy, seconds: float, console: Any = None
+    run: Path,
+    model: MLPH,
+    config: Config,
+    hierarchy: Hierarchy,
+    seconds: float,
+    corrupt: Sequence[tuple[str, str]],
+    console: Any = None,
 ) -> dict[str, Any]:
-    """Evaluate on the test split, write metrics.json and the figures."""
+    """Evaluate on the test split, write metrics.json and the figures; ``corrupt`` are images of the training split."""
     say(console, "evaluating on the test images ...")
     test = load_split(config, "test")
     if test.hierarchy != hierarchy:
@@ -190,11 +209,28 @@ def finish(
     images = test.stacked(config.load_size)
     metrics = evaluate(model, images, test.labels, hierarchy, config, precision=config.precision)
     metrics = write_metrics(
-        run, {"data": config.data, "split": "test", **metrics, "corrupt": test.corrupt, "training_seconds": seconds}
+        run,
+        {
+            "data": config.data,
+            "split": "test",
+            **metrics,
+            "corrupt": {"train": corrupt, "test": test.corrupt},
+            "best_held_out": best_so_far(run, hierarchy),
+            "training_seconds": seconds,
+        },
     )
     plot_curves(run, hierarchy.levels, config, run / CURVES)
     plot_contact_sheet(model, images, test.labels, hierarchy, config, run / SHEET)
     return metrics
+
+
+def best_so_far(run: Path, hierarchy: Hierarchy) -> dict[str, Any] | None:
+    """Return ``step``, ``held_out`` {level: accuracy} and their ``mean`` of the best checkpoint of a run, if any."""
+    try:
+        state = find_checkpoint(run / BEST, hierarchy)[1]
+    except FileNotFoundError:
+        return None
+    return {key: state[key] for key in ("step", "held_out", "mean")}
 
 
 def own_accuracy(model: MLPH, images: Tensor, labels: Tensor, hierarchy: Hierarchy, config: Config) -> dict[str, float]:

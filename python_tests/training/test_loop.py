@@ -7,7 +7,11 @@ import torch
 from accelerate import Accelerator
 
 from c2f_ops.data import load_dataset
+from c2f_ops.data.birds import birds_hierarchy
 from c2f_ops.training import Config, Hooks, Interrupted, Trainer
+from c2f_ops.training.augment import to_input
+from c2f_ops.training.consistency import consistency_loss
+from c2f_ops.training.loop import _Sums
 from c2f_ops.training.optimizer import prepare_stage
 from c2f_ops.training.run import build_model
 
@@ -74,8 +78,6 @@ def test_joint_gradient_is_the_sum_over_levels(tiny) -> None:
             {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
         )
         samplers = {turn.stream: trainer._sampler(stage, turn) for turn in trainer.turns}
-        from c2f_ops.training.loop import _Sums
-
         for numbers in steps:
             turns = [trainer.turns[i] for i in numbers]
             trainer._step(trainer.model, stage, turns, samplers, _Sums(LEVELS, torch.device("cpu")))
@@ -117,13 +119,71 @@ def test_empty_level_leaves_everything_as_it_was(tiny) -> None:
     assert all(torch.equal(value, before[key]) for key, value in state_of(trainer).items())
 
 
-def test_stage_one_leaves_the_backbone_alone(tiny) -> None:
-    trainer = trainer_of(tiny({"trained": ["head"]}))
+@pytest.mark.parametrize(
+    ("trained", "still"),
+    [("head", ("backbone.", "statistics.")), ("classifiers", ("backbone.", "statistics.", "pool."))],
+)
+def test_stage_one_leaves_the_rest_alone(tiny, trained, still) -> None:
+    trainer = trainer_of(tiny({"trained": [trained]}))
     before = state_of(trainer)
     trainer.run()
     after = state_of(trainer)
     for key in before:
-        assert torch.equal(before[key], after[key]) == key.startswith(("backbone.", "statistics.")), key
+        assert torch.equal(before[key], after[key]) == key.startswith(still), key
+
+
+def test_consistency_is_the_divergence_of_summed_probabilities() -> None:
+    tree = birds_hierarchy()
+    coarse, fine = torch.randn(5, tree.sizes[1]).requires_grad_(), torch.randn(5, tree.sizes[2]).requires_grad_()
+    loss = consistency_loss(coarse, fine, tree.mask(2))
+    for row in range(5):
+        p, q = coarse[row].softmax(0), torch.zeros(tree.sizes[1])
+        for child, parent in enumerate(tree.parents[2].tolist()):
+            q[parent] += fine[row].softmax(0)[child].item()
+        assert loss[row].item() == pytest.approx((p * (p / q).log()).sum().item(), rel=1e-5)
+    loss.sum().backward()
+    assert coarse.grad.abs().max() > 1e-3 and fine.grad.abs().max() > 1e-3
+    summed = (fine.detach().softmax(1) @ tree.mask(2).float()).log().requires_grad_()
+    agreed = consistency_loss(summed, fine.detach(), tree.mask(2))
+    agreed.sum().backward()
+    assert agreed.abs().max() < 1e-6 and summed.grad.abs().max() < 1e-6
+    sure = 200 * torch.nn.functional.one_hot(torch.zeros(5).long(), tree.sizes[2]).float()
+    far = consistency_loss(coarse.detach(), sure, tree.mask(2))
+    assert far.isfinite().all()
+
+
+def test_consistency_moves_all_trained_heads_towards_each_other(tiny) -> None:
+    tasks = (("species", 32), ("family", 8))
+    moved = {}
+    for weight in (0.0, 1.0):
+        trainer = trainer_of(tiny(tasks=tasks, consistency=weight))
+        before = [head.weight.detach().clone() for head in trainer.model.heads]
+        (after,) = heads_after_each_step(trainer, 1)
+        moved[weight] = [not torch.equal(new[0], old) for new, old in zip(after, before, strict=True)]
+    assert moved == {0.0: [False, False, True], 1.0: [True, False, True]}, "genus has no task"
+
+    gaps = []
+    trainer = trainer_of(tiny({"epochs": [20.0], "trained": ["head"]}, consistency=20.0, padding=0, flip=False))
+    for _ in range(2):
+        with torch.no_grad():
+            logits = trainer.model(to_input(trainer.images, 32, trainer.model.mean, trainer.model.std), resolution=2)
+        gaps.append(consistency_loss(logits[1], logits[2], birds_hierarchy().mask(2)).mean().item())
+        trainer.run()
+    assert gaps[1] < 0.5 * gaps[0]
+
+
+def test_rows_without_a_label_do_not_count_for_consistency(tiny) -> None:
+    """A batch with them gives the gradient of the batch without them."""
+    calm = {"backbone_options": {"layers": [1, 1, 3, 1], "channels": [8, 8, 16, 16], "stem_width": 8}}
+    stage = {"batch_norm": ["frozen"], "epochs": [1.0], "warmup": [0], "accumulate": [40], "batch_size": [40]}
+    ends = []
+    for grey in (0, 255):
+        config = tiny(stage, **calm, consistency=1.0, tasks=(("species", 32), ("genus", 16)), flip=False, padding=0)
+        trainer = trainer_of(config)
+        trainer.labels[20:], trainer.images[20:] = -1, grey
+        trainer.run()
+        ends.append(state_of(trainer))
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
 def test_frozen_batch_norm_keeps_its_statistics(tiny) -> None:
@@ -145,6 +205,33 @@ def test_accumulation_gives_the_same_step(tiny) -> None:
         results.append(state_of(trainer))
     for key, value in results[0].items():
         torch.testing.assert_close(value, results[1][key], rtol=1e-4, atol=1e-5)
+
+
+def losses_of(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Loss of every task in every step of a whole training."""
+    seen: list[float] = []
+    add = _Sums.add
+
+    def note(sums: _Sums, level: int, loss: torch.Tensor, *rest: torch.Tensor) -> None:
+        seen.append(loss.item())
+        add(sums, level, loss, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Sums, "add", note)
+        trainer.run()
+    return seen
+
+
+def test_kernels_train_as_the_reference_does(tiny, monkeypatch) -> None:
+    """32 steps, every loss within 1e-5; at a small rate without momentum, as differences of rounding grow."""
+    calm = {"momentum": [0.0], "nesterov": [False], "warmup": [0], "lr": [1e-4]}
+    losses = {}
+    for backend in ("auto", "reference"):
+        trainer = trainer_of(tiny({"epochs": [8.0], "batch_norm": ["frozen"], **calm}, mode="joint"))
+        trainer.model.pool.backend = backend
+        losses[backend] = losses_of(trainer, monkeypatch)
+        assert trainer.position.step == 32
+    assert losses["auto"] == pytest.approx(losses["reference"], rel=1e-5)
 
 
 def test_it_learns(tiny) -> None:

@@ -42,6 +42,7 @@ def test_resolutions_are_checked(tiny, resolutions, message) -> None:
         ({"held_out": 1.0}, r"held_out must be in \[0, 1\), got 1.0"),
         ({"load_size": 16}, "load_size must be at least image_size 32, got 16"),
         ({"dim": 0}, "dim must be positive, got 0"),
+        ({"consistency": -0.5}, "consistency must be a number from 0 up, got -0.5"),
         ({"stage": {"batch_norm": ["some"]}}, "batch_norm must be one of"),
         ({"stage": {"epochs": [1.0, 2.0]}}, "epochs must be one value, or one for each of 1 stages, got 2"),
     ],
@@ -68,6 +69,25 @@ def test_hbp_recipe_is_that_of_the_released_solver() -> None:
     assert (head.trained, head.lr, head.weight_decay, head.batch_size) == ("head", 1.0, 5e-6, 48)
     assert [learning_rate(head, c, 60_000) for c in (0, 20_000, 49_999, 50_000)] == [1.0, 0.25, 0.25**3, 0.25**4]
     assert (full.lr, full.weight_decay, full.momentum, full.bias_lr, full.bias_decay) == (1e-3, 5e-4, 0.9, 2.0, 2.0)
+    assert (full.batch_size, full.milestones) == (8, (100_000, 200_000, 300_000))
+
+
+def test_milestones_follow_the_batch_size() -> None:
+    assert hbp_stages(batch_size=16)[1].milestones == (50_000, 100_000, 150_000)
+    head, full = make_config("cub", {}, {"batch_size": [24, 32]}).stages
+    assert (head.batch_size, head.milestones) == (24, (40_000, 60_000, 80_000, 100_000))
+    assert (full.batch_size, full.milestones) == (32, (25_000, 50_000, 75_000))
+    for changes in ({"milestones": [(7,)], "batch_size": [4]}, {"batch_size": [4], "milestones": [(7,)]}):
+        assert [stage.milestones for stage in make_config("cub", {}, changes).stages] == [(7,), (7,)]
+
+
+def test_the_first_stage_of_hbp_may_be_the_classifiers_alone() -> None:
+    assert [stage.trained for stage in make_config("cub", {}, stage1="head_only").stages] == ["classifiers", "all"]
+    assert make_config("cub", {}, stage1="head") == make_config("cub", {})
+    with pytest.raises(ValueError, match="stage1 must be one of head, head_only, got 'none'"):
+        make_config("cub", {}, stage1="none")
+    with pytest.raises(ValueError, match="stage1 must be None for recipe scratch"):
+        make_config("birds", {}, stage1="head_only")
 
 
 def test_cosine_rises_then_falls_to_zero() -> None:

@@ -15,7 +15,7 @@ import torch
 import c2f_ops
 from c2f_ops.data import load_dataset
 from c2f_ops.data.birds import birds_hierarchy
-from c2f_ops.training import evaluate, load_run, train
+from c2f_ops.training import evaluate, load_run, run, train
 from c2f_ops.training.evaluate import predict_logits
 from c2f_ops.training.logs import RunLog, format_seconds, plain, read_log
 from c2f_ops.training.predict import predict_files
@@ -65,6 +65,47 @@ def test_metrics_have_every_level_at_every_resolution(finished) -> None:
     }
     assert metrics["hierarchical"]["8"]["num_images"] == metrics["images"] == 12
     assert metrics["hierarchy"] == birds_hierarchy().sha256
+
+
+def test_the_best_on_held_out_images_is_kept(tiny, tmp_path, monkeypatch) -> None:
+    """Three epochs, of which the second is the best; resuming does not take a worse one."""
+    scores = iter([0.3, 0.5, 0.4])
+    kept = []
+
+    def scripted(model, *_):
+        kept.append({key: value.clone() for key, value in model.state_dict().items()})
+        return {"species": next(scores), "genus": float("nan")}
+
+    monkeypatch.setattr(run, "own_accuracy", scripted)
+    metrics = train(tiny({"epochs": [3.0]}, train_images=80, held_out=0.5), tmp_path / "a")
+    assert metrics["best_held_out"] == {"step": 24, "held_out": {"species": 0.5, "genus": None}, "mean": 0.5}
+    best, last = (load_run(tmp_path / "a", "cpu", best=best)[0].state_dict() for best in (True, False))
+    assert all(torch.equal(best[key], kept[1][key]) and torch.equal(last[key], kept[2][key]) for key in best)
+    assert run.best_so_far(tmp_path / "a", birds_hierarchy())["mean"] == 0.5
+    train(tiny({"epochs": [0.25]}), tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match="run must hold an intact checkpoint"):
+        load_run(tmp_path / "b", "cpu", best=True)
+
+
+@pytest.mark.filterwarnings("ignore::c2f_ops.hierarchy.HierarchyWarning")
+def test_unreadable_images_of_both_splits_are_recorded(tiny, tmp_path) -> None:
+    image_module = pytest.importorskip("PIL.Image")
+    for split, count in (("train", 6), ("test", 3)):
+        for name in ("a", "b"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8).numpy()
+                image_module.fromarray(pixels).save(folder / f"{i}.png")
+    for file in ("train/a/0.png", "train/b/1.png", "test/b/0.png"):
+        (tmp_path / "data" / file).write_bytes(b"broken")
+    config = tiny(
+        {"epochs": [1.0], "batch_size": [5]}, data="folder", root=str(tmp_path / "data"), corrupt="skip",
+        resolutions=(32,), train_images=None, test_images=None,
+    )  # fmt: skip
+    metrics = train(config, tmp_path / "run")
+    names = {split: [name for name, _ in found] for split, found in metrics["corrupt"].items()}
+    assert names == {"train": ["a/0.png", "b/1.png"], "test": ["b/0.png"]} and metrics["images"] == 5
 
 
 def test_evaluation_counts_what_it_should(tiny) -> None:

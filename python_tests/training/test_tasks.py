@@ -136,14 +136,14 @@ def test_hierarchy_alone_sees_the_batches_of_the_levels(tiny, monkeypatch) -> No
 )
 @pytest.mark.parametrize("mode", ["alternating", "joint"])
 def test_runs_from_start_to_figures(tiny, tmp_path, mode, changes, levels) -> None:
-    config = tiny({"epochs": [0.5]}, held_out=0.25, mode=mode, **changes)
+    config = tiny({"epochs": [0.5]}, train_images=80, held_out=0.5, mode=mode, **changes)
     metrics = train(config, tmp_path / "run")
     assert tuple(metrics["resolutions"]) == levels
     trained = {level for level, _ in metrics["tasks"]}
     for side, row in metrics["accuracy"].items():
         assert {level for level, value in row.items() if value is not None} == trained
         assert int(side) in config.sides
-    assert set(metrics["own_resolution"]) == trained
+    assert set(metrics["own_resolution"]) == trained == set(metrics["best_held_out"]["held_out"])
     for name in ("curves.png", "contact_sheet.png"):
         assert (tmp_path / "run" / name).stat().st_size > 10_000
     model, _, tree = load_run(tmp_path / "run", "cpu")
