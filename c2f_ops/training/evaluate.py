@@ -14,17 +14,18 @@ from ..metrics import hierarchical_metrics, predictions_from_logits
 from ..models import MLPH
 from .augment import centre_crop, to_input
 from .config import Config
+from .sampler import ImageBatches
 
 
 @torch.inference_mode()
 def predict_logits(
-    model: MLPH, images: Tensor, config: Config, resolution: int, *, precision: str = "fp32", batch: int = 64
+    model: MLPH, images: ImageBatches, config: Config, resolution: int, *, precision: str = "fp32", batch: int = 64
 ) -> tuple[Tensor, ...]:
     """Logits of all levels for images seen at one resolution.
 
     Args:
         model: on any device; left in evaluation mode.
-        images: uint8 ``[N, 3, load, load]``; their centre is used.
+        images: uint8 ``[N, 3, load, load]`` or an `ImageBatches`; their centre is used.
         config: of the run.
         resolution: side in pixels.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
@@ -38,8 +39,8 @@ def predict_logits(
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     index = config.nearest_side(resolution)
     parts = []
-    for chunk in images.split(batch):
-        x = to_input(centre_crop(chunk.to(device), config.image_size), resolution, model.mean, model.std)
+    for rows in torch.arange(len(images)).split(batch):
+        x = to_input(centre_crop(images[rows].to(device), config.image_size), resolution, model.mean, model.std)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             parts.append([logits.float().cpu() for logits in model(x, resolution=index)])
     return tuple(torch.cat(level) for level in zip(*parts, strict=True))
@@ -67,7 +68,7 @@ def answers(logits: Sequence[Tensor], hierarchy: Hierarchy, heads: Collection[in
 
 def evaluate(
     model: MLPH,
-    images: Tensor,
+    images: ImageBatches,
     labels: Tensor,
     hierarchy: Hierarchy,
     config: Config,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from .consistency import consistency_loss
 from .logs import Progress, RunLog
 from .machine import agree
 from .optimizer import prepare_stage, set_learning_rate, train_mode
-from .sampler import BatchSampler, stable_seed
+from .sampler import BatchSampler, ImageBatches, stable_seed
 from .schedule import learning_rate
 
 
@@ -43,15 +43,6 @@ class Position:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON data."""
         return asdict(self)
-
-
-class ImageBatches(Protocol):
-    """Images that training asks for by index: a tensor, or something that decodes when asked."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: Tensor, /) -> Tensor:
-        """Return uint8 ``[B, 3, load, load]`` for a LongTensor ``[B]``."""
 
 
 class Turn(NamedTuple):

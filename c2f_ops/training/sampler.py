@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class ImageBatches(Protocol):
+    """Images that training asks for by index: a tensor, or something that decodes when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        """Return uint8 ``[B, 3, load, load]`` for a LongTensor ``[B]``."""
 
 
 def stable_seed(*parts: int | str) -> int:
