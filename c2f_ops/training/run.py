@@ -158,8 +158,9 @@ def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any)
         f"{len(kept)} images to train on, {len(held)} held out; {describe(model, config)} on {accelerator.device}",
     )
     if dataset.corrupt:
-        say(console, f"{len(dataset.corrupt)} images cannot be read; {config.corrupt}, as corrupt says")
-    if accelerator.num_processes > 1 and any(stage.batch_norm != "frozen" for stage in config.stages):
+        say(console, f"{len(dataset.corrupt)} unreadable images (corrupt: {config.corrupt})")
+    live = any(stage.trained == "all" and stage.batch_norm != "frozen" for stage in config.stages)
+    if live and accelerator.num_processes > 1:
         say(console, "live batch norm sees the images of one process: the weights depend on the number of processes")
 
     def checkpoint(trainer: Trainer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -109,7 +110,8 @@ def test_steps_follow_the_tasks(tiny, monkeypatch) -> None:
                 torch.equal(before[key], after[key]) and not dict(trainer.model.named_parameters())[key].requires_grad
             )
     assert not torch.equal(before["heads.2.weight"], after["heads.2.weight"])
-    assert not torch.equal(after["statistics.mean"][0], after["statistics.mean"][2]), "a set for each side"
+    means = after["statistics.mean"]
+    assert (means != before["statistics.mean"]).any(1).all() and not torch.equal(means[0], means[2]), "a set per side"
 
 
 def test_hierarchy_alone_sees_the_batches_of_the_levels(tiny, monkeypatch) -> None:
@@ -154,6 +156,32 @@ def test_runs_from_start_to_figures(tiny, tmp_path, mode, changes, levels) -> No
     assert set(answer["levels"]) == trained
 
 
+def test_options_of_the_command_line(monkeypatch, tmp_path) -> None:
+    pytest.importorskip("typer")
+    from c2f_ops import cli, training
+
+    seen: list[Config] = []
+    monkeypatch.setattr(training, "train", lambda config, *_, **__: seen.append(config))
+
+    def call(*options: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["c2f", "train", "mlph", "--out", str(tmp_path / "run"), *options])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0)
+
+    assert call("--tasks", "species@128, family@24", "--resolutions", "128,48,24", "--consistency", "0.5") == 0
+    assert seen[0].tasks == (("species", 128), ("family", 24)) and seen[0].consistency == 0.5
+    assert seen[0].resolutions == (24, 48, 128)
+    assert call("--levels", "species,family", "--resolutions", "64,32") == 0
+    assert (seen[1].levels, seen[1].resolutions) == (("species", "family"), (32, 64))
+    assert call("--recipe", "hbp", "--stage1", "head_only", "--batch-size", "96,16") == 0
+    head, full = seen[2].stages
+    assert (head.trained, head.milestones[0], full.milestones[0]) == ("classifiers", 10_000, 50_000)
+    for bad in (("--tasks", "species"), ("--tasks", "species@x"), ("--stage1", "head_only")):
+        assert call(*bad) == 2
+    assert len(seen) == 3
+
+
 def test_table_of_untrained_heads(tiny, tmp_path) -> None:
     from io import StringIO
 
@@ -182,6 +210,7 @@ def test_answers_of_some_heads() -> None:
     assert torch.equal(answers(logits, tree, (2,)), tree.ancestors[species])
     nobody = torch.full((9,), -1)
     assert torch.equal(answers(logits, tree, (1,)), torch.stack([tree.parents[1][genus], genus, nobody], 1))
+    assert torch.equal(answers(logits, tree, (0,)), torch.stack([family, nobody, nobody], 1))
     assert torch.equal(answers(logits, tree, (0, 2)), torch.stack([family, tree.parents[2][species], species], 1))
 
 
