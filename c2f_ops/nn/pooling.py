@@ -219,12 +219,13 @@ class RandomMaclaurinPool(nn.Module):
         draws = torch.randint(0, 2, (degree, in_channels, dim), generator=torch.Generator().manual_seed(seed))
         self.register_buffer("signs", draws.to(torch.get_default_dtype()) * 2 - 1)
 
-    def forward(self, feature: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
         """Feature map in ``layout``, mask ``[B, L]`` or None -> ``[B, dim]``."""
+        maps = [features] if isinstance(features, Tensor) else list(features)
         first, *others = self.signs.unbind()
         weights = [first / math.sqrt(self.out_features), *others]
         return multilinear_pool(
-            [feature] * len(weights),
+            maps * len(weights),
             weights,
             interactions=(tuple(range(len(weights))),),
             layout=self.layout,
