@@ -105,7 +105,7 @@ def replace_head(
 
 
 def _trunk(model: nn.Module) -> _Trunk:
-    prefix = int(getattr(model, "num_prefix_tokens", 0))
+    prefix = int(getattr(model, "num_prefix_tokens", getattr(model, "cls_token", None) is not None))
     if callable(getattr(model, "forward_features", None)):
         channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         return _Trunk(_ForwardFeatures(model), "NHWC" if channels_last else "NCHW", prefix)

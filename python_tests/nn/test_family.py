@@ -124,7 +124,7 @@ def test_compiles_in_one_graph_for_all_batch_sizes(name):
     pool = POOLS[name]()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(pool, fullgraph=True, dynamic=True, backend=counter)
-    for batch in (2, 3, 5):
+    for batch in (2, 5):
         x = features(batch).requires_grad_()
         mask = torch.rand(batch, H * W) < 0.7
         torch.testing.assert_close(compiled(x, mask), pool(x, mask))
