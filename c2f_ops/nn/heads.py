@@ -100,8 +100,10 @@ def replace_head(
                 setattr(model, name, nn.Identity())
     classifier = nn.Linear(width, num_classes)
     for part in (pool, classifier):
-        part.to(maps.device, maps.dtype)
-    return nn.Sequential(OrderedDict(body=trunk.body, pool=pool, classifier=classifier))
+        part.to(maps.device, maps.dtype).train(model.training)
+    whole = nn.Sequential(OrderedDict(body=trunk.body, pool=pool, classifier=classifier))
+    whole.training = trunk.body.training = model.training  # the modules of the network keep their own
+    return whole
 
 
 def _trunk(model: nn.Module) -> _Trunk:

@@ -27,7 +27,7 @@ NETWORKS = [
     ("torchvision", "convnext_tiny", {}, 64, 768, None),
     ("torchvision", "swin_t", {}, 64, 768, "head"),
     ("torchvision", "vit", {}, 32, 16, None),
-    ("timm", "vgg", {}, 64, 32, None),
+    ("timm", "vgg11", {"mlp_ratio": 0.01}, 64, 512, None),
     ("timm", "resnet10t", {}, 64, 512, "fc"),
     ("timm", "regnetx_002", {}, 64, 368, "head.fc"),
     ("timm", "efficientnet_b0", {}, 64, 1280, "classifier"),
@@ -50,8 +50,6 @@ POOLS = [
 def build(library, name, options):
     if name == "vit":
         return models.VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32)
-    if name == "vgg":
-        return timm.models.vgg.VGG([8, "M", 16, "M", 32, "M", 32, "M", 32, "M"], num_features=16)
     if library == "timm":
         return timm.create_model(name, pretrained=False, **options)
     return models.get_model(name, weights=None, **options)
@@ -116,7 +114,7 @@ def test_state_dict_round_trip_and_compile():
     first, second, images = build_one(1), build_one(2), torch.randn(2, 3, 32, 32)
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(images), second(images))
-    compiled = torch.compile(copy.deepcopy(first), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(copy.deepcopy(first), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(images), first(images), rtol=1e-4, atol=1e-5)
 
 
@@ -136,7 +134,7 @@ def test_errors_say_what_to_do():
         nn.replace_head(_Neck(), nn.MaxPool(5), 3)
     with pytest.raises(ValueError, match=r"put it together by hand, .*torch.nn.Sequential\(body, pool, torch.nn.Linear"):
         nn.replace_head(torch.nn.Linear(3, 4), nn.MaxPool(4), 3)
-    resnet = models.resnet18(weights=None)
+    resnet = models.resnet18(weights=None).eval()
     with pytest.raises(ValueError, match="num_classes must be positive, got 0"):
         nn.replace_head(resnet, nn.MaxPool(512), 0)
     with pytest.raises(ValueError, match="pool must have out_features, the width of its result, got AdaptiveAvgPool2d"):
