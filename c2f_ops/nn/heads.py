@@ -84,7 +84,9 @@ def replace_head(
         raise ValueError(f"replace_head: num_classes must be positive, got {num_classes}")
     width: Any = getattr(pool, "out_features", None)
     if not isinstance(width, int):
-        raise ValueError(f"replace_head: pool must have out_features, the width of its result, got {type(pool).__name__}")
+        raise ValueError(
+            f"replace_head: pool must have out_features, the width of its result, got {type(pool).__name__}"
+        )
     trunk = _trunk(model)
     maps, used = _try_out(trunk.body, (image_size, image_size) if image_size else _image_size(model))
     layout = "NLC" if maps.ndim == 3 else trunk.layout

@@ -51,8 +51,8 @@ class MaxPool(Pool):
 class GeMPool(Pool):
     """Generalised mean of each channel, ``(mean_i max(x_i, eps)^p)^(1/p)``.
 
-    The average at p = 1, close to the maximum at large p. Each channel is divided by its maximum before the power and multiplied afterwards, which changes no value and keeps
-    large p from overflow and channels of zeros from 0^p.
+    The average at p = 1, close to the maximum at large p. Each channel is divided by its maximum before the power and
+    multiplied afterwards, which changes no value and keeps large p from overflow and channels of zeros from 0^p.
 
     Args:
         in_channels: Channels C of the map, also the width of the result.

@@ -37,7 +37,10 @@ def test_iterations_act_on_the_eigenvalues(iterations):
 
 
 def test_converges_to_the_square_root_of_the_covariance():
-    x = torch.randn(3, 6, 5, 5, dtype=torch.float64) * torch.tensor([0.1, 1.0, 30.0], dtype=torch.float64)[:, None, None, None]
+    x = (
+        torch.randn(3, 6, 5, 5, dtype=torch.float64)
+        * torch.tensor([0.1, 1.0, 30.0], dtype=torch.float64)[:, None, None, None]
+    )
     expected = by_eigenvectors(covariance(x), torch.sqrt)
     rows, columns = torch.triu_indices(6, 6)
     exact = nn.CovariancePool(6, None, iterations=20)(x)

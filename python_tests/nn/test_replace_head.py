@@ -130,9 +130,13 @@ class _Neck(torch.nn.Module):
 
 
 def test_errors_say_what_to_do():
-    with pytest.raises(ValueError, match=r"network of timm or torchvision that it knows, got _Neck with children feat.*"):
+    with pytest.raises(
+        ValueError, match=r"network of timm or torchvision that it knows, got _Neck with children feat.*"
+    ):
         nn.replace_head(_Neck(), nn.MaxPool(5), 3)
-    with pytest.raises(ValueError, match=r"put it together by hand, .*torch.nn.Sequential\(body, pool, torch.nn.Linear"):
+    with pytest.raises(
+        ValueError, match=r"put it together by hand, .*torch.nn.Sequential\(body, pool, torch.nn.Linear"
+    ):
         nn.replace_head(torch.nn.Linear(3, 4), nn.MaxPool(4), 3)
     resnet = models.resnet18(weights=None).eval()
     with pytest.raises(ValueError, match="num_classes must be positive, got 0"):

@@ -42,7 +42,9 @@ def test_degrees_of_kernel_pooling():
     assert pool.out_features == 5 + 8 + 9 + 7
     norms = [b.norm() for b in nn.KernelPool(5, (8, 9, 7))(x)[0].split([5, 8, 9, 7])]
     torch.testing.assert_close(torch.stack(norms), torch.ones(4, dtype=torch.float64), rtol=1e-4, atol=0)
-    torch.testing.assert_close(nn.KernelPool(5, norm_scope="joint")(x).norm(), torch.tensor(1.0).double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        nn.KernelPool(5, norm_scope="joint")(x).norm(), torch.tensor(1.0).double(), rtol=1e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize("degree", [2, 3])
