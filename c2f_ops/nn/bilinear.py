@@ -71,9 +71,7 @@ class BilinearPool(NormalizedPool):
             self.register_buffer("off_diagonal", row != column, persistent=False)
 
     def _pool(self, at: Positions) -> Tensor:
-        x, y = at.maps
-        products = torch.bmm((x if at.weights is None else x * at.weights).transpose(1, 2), y)
-        z = self._normalize([products.flatten(1)], at.count)
+        z = self._normalize([bilinear_sum(at, at.maps[0], at.maps[-1]).flatten(1)], at.count)
         if not self.triangle:
             return z
         kept = z.index_select(1, self.upper)
@@ -82,6 +80,11 @@ class BilinearPool(NormalizedPool):
     def extra_repr(self) -> str:
         """Show the configuration."""
         return f"{super().extra_repr()}, triangle={self.triangle}"
+
+
+def bilinear_sum(at: Positions, x: Tensor, y: Tensor) -> Tensor:
+    """Sum of outer products over positions: ``[B, L, C_1]``, ``[B, L, C_2]`` -> ``[B, C_1, C_2]``."""
+    return torch.bmm((x if at.weights is None else x * at.weights).transpose(1, 2), y)
 
 
 def upper_triangle(size: int) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .bilinear import upper_triangle
+from .bilinear import bilinear_sum, upper_triangle
 from .protocol import Pool, Positions
 
 
@@ -79,9 +79,8 @@ class CovariancePool(Pool):
     def _pool(self, at: Positions) -> Tensor:
         (x,) = at.maps
         centred = x - at.mean(x).unsqueeze(1)
-        weighted = centred if at.weights is None else centred * at.weights
         count = at.count.unsqueeze(2)
-        covariance = torch.bmm(weighted.transpose(1, 2), centred) / torch.where(count > 0, count, 1.0)
+        covariance = bilinear_sum(at, centred, centred) / torch.where(count > 0, count, 1.0)
         trace = covariance.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + self.eps
         root = newton_schulz_root(covariance / trace, self.iterations) * trace.sqrt()
         return root.flatten(1).index_select(1, self.upper)

@@ -21,7 +21,7 @@ class Positions:
     Positions that a boolean mask excludes are zeros of weight 0.
     """
 
-    maps: list[Tensor]
+    maps: list[Tensor]  # M, or one for all factors
     weights: Tensor | None
 
     @property
@@ -73,8 +73,6 @@ class Pool(nn.Module):
     def forward(self, features: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
         """Feature map in ``layout``, mask ``[B, L]`` (bool selects, float weights) or None -> ``[B, out_features]``."""
         maps = [features] if isinstance(features, Tensor) else list(features)
-        if self.single_map and len(maps) == 1:
-            maps = maps * len(self.in_channels)
         maps = self._check(maps)
         weights = None
         if mask is not None:
@@ -99,13 +97,14 @@ class Pool(nn.Module):
 
     def _check(self, maps: list[Tensor]) -> list[Tensor]:
         """``[B, L, C_m]`` views of maps of the right number, rank, channels and positions."""
-        if len(maps) != len(self.in_channels):
-            raise ValueError(f"{self._name}: features must hold {len(self.in_channels)} maps, got {len(maps)}")
+        expected = self.in_channels[:1] if self.single_map else self.in_channels
+        if len(maps) != len(expected):
+            raise ValueError(f"{self._name}: features must be {len(expected)} map(s), got {len(maps)}")
         prefix = self.num_prefix_tokens
         if prefix and self.layout != "NLC":
             raise ValueError(f"{self._name}: num_prefix_tokens must be 0 for layout {self.layout!r}, got {prefix}")
         views: list[Tensor] = []
-        for m, (x, channels) in enumerate(zip(maps, self.in_channels, strict=True)):
+        for m, (x, channels) in enumerate(zip(maps, expected, strict=True)):
             check_tensor(self._name, f"features[{m}]", x, LAYOUTS[self.layout], f" for layout {self.layout!r}")
             view = _positions_first(x, self.layout)
             if view.shape[2] != channels:

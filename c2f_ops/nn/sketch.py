@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .bilinear import bilinear_sum
 from .protocol import NormalizedPool, Positions
 
 
@@ -17,7 +18,9 @@ class TensorSketch(nn.Module):
 
     A count sketch adds channel c, times its sign, to entry h(c); the circular convolution of the sketches of several
     vectors is a sketch of their outer product. Products of spectra are summed over positions, so that each sample takes
-    one inverse transform. Inner products of results are unbiased estimates of those of the summed outer products.
+    one inverse transform. Where the outer product of two factors is smaller than their sketches, ``C_0 C_1 <= L D``, it
+    is summed over positions instead, and its entries (c, c'), times both signs, are added to h_0(c) + h_1(c') mod D:
+    the same numbers. Inner products of results are unbiased estimates of those of the summed outer products.
 
     Args:
         channels: C_k of each factor.
@@ -26,6 +29,11 @@ class TensorSketch(nn.Module):
 
     Source: Pham and Pagh, Fast and Scalable Polynomial Kernels via Explicit Feature Maps (KDD 2013).
     """
+
+    hash0: Tensor
+    hash1: Tensor
+    sign0: Tensor
+    sign1: Tensor
 
     def __init__(self, channels: Sequence[int], dim: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -45,8 +53,17 @@ class TensorSketch(nn.Module):
     def forward(self, at: Positions) -> Tensor:
         """Factors ``at.maps`` (a single one serves for all) -> ``[B, D]``."""
         maps = at.maps * self.degree if len(at.maps) == 1 else at.maps
+        _, length, channels = maps[0].shape
+        if self.degree == 2 and channels * maps[1].shape[2] <= length * self.dim:
+            return self._add_up(bilinear_sum(at, maps[0] * self.sign0, maps[1] * self.sign1))
         spectra = [torch.fft.rfft(self.count_sketch(x, k)) for k, x in enumerate(maps)]
         return torch.fft.irfft(at.sum(functools.reduce(operator.mul, spectra)), n=self.dim)
+
+    def _add_up(self, products: Tensor) -> Tensor:
+        """Signed sums of outer products ``[B, C_0, C_1]`` -> ``[B, D]``."""
+        target = (self.hash0.unsqueeze(1) + self.hash1) % self.dim
+        empty = products.new_zeros(products.shape[0], self.dim)
+        return empty.scatter_add(1, target.flatten().expand(products.shape[0], -1), products.flatten(1))
 
     def extra_repr(self) -> str:
         """Show the configuration."""

@@ -196,7 +196,7 @@ def test_generalised_mean():
             r"MaxPool: features\[0\] must have 4 channels in layout 'NCHW'",
         ),
         (lambda: nn.MaxPool(4)(torch.rand(2, 4, 5)), r"MaxPool: features\[0\] must have 4 dimensions for layout"),
-        (lambda: nn.MaxPool(4)([torch.rand(2, 4, 5, 5)] * 2), "MaxPool: features must hold 1 maps, got 2"),
+        (lambda: nn.MaxPool(4)([torch.rand(2, 4, 5, 5)] * 2), "features must be 1 map.s., got 2"),
         (lambda: nn.MaxPool(4)(torch.rand(2, 4, 0, 5)), r"features\[0\] must have a position after 0 prefix tokens"),
         (
             lambda: nn.BilinearPool((4, 3))([torch.rand(2, 4, 5, 5), torch.rand(2, 3, 6, 6)]),

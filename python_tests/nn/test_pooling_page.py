@@ -33,7 +33,7 @@ def test_three_lines_and_a_loop_of_ones_own(monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda *a: losses.append(cross_entropy(*a)) or losses[-1])
     exec(loop, scope)
     assert scope["model"].classifier.out_features == 200
-    assert len(losses) == 5 and losses[-1] < 0.8 * losses[0]
+    assert len(losses) == 5 and losses[-1] < losses[0] - 0.5
 
 
 def test_a_head_put_together_by_hand(monkeypatch):
