@@ -90,8 +90,8 @@ def choose_algo(problem: Problem, algo: str) -> tuple[str, str]:
         return "direct", "interactions need the projections" if obstacle else "float64 takes the direct reference"
     ratio = gram_cost_ratio(problem)
     if ratio < _GRAM_MARGIN:
-        return "gram", f"pairs only, Gram costs {ratio:.2f} of the direct path"
-    return "direct", f"pairs only, but Gram would cost {ratio:.2f} of the direct path"
+        return "gram", f"pairs only, Gram costs {round(ratio, 2)} of the direct path"
+    return "direct", f"pairs only, but Gram would cost {round(ratio, 2)} of the direct path"
 
 
 def choose_recompute(problem: Problem, recompute: bool | str) -> bool:

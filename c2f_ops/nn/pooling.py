@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..functional import FBP, HBP, MLP, multilinear_pool
+from ..functional import FBP, HBP, MLP, TRILINEAR, multilinear_pool
 
 INITS = ("caffe", "torch")
 
@@ -164,6 +164,15 @@ class FactorizedBilinearPool(MultiLinearPool):
     preset = FBP
 
 
+class TrilinearPool(MultiLinearPool):
+    """One triple: three projections of a single map (``in_channels`` a number), or of three.
+
+    Source: Coarse-to-Fine Grained Classification (SIGIR 2019), eq. (5).
+    """
+
+    preset = TRILINEAR
+
+
 class RandomMaclaurinPool(nn.Module):
     """Polynomial pooling of one map by frozen +-1 projections: ``p_j = D^(-1/2) sum_i prod_m (w_mj' x_i)``.
 
@@ -198,6 +207,8 @@ class RandomMaclaurinPool(nn.Module):
         super().__init__()
         if not 2 <= degree <= 4:
             raise ValueError(f"RandomMaclaurinPool: degree must be between 2 and 4, got {degree}")
+        self.in_channels = (in_channels,) * degree
+        self.single_map = True
         self.out_features = dim
         self.layout = layout
         self.num_prefix_tokens = num_prefix_tokens
@@ -208,12 +219,13 @@ class RandomMaclaurinPool(nn.Module):
         draws = torch.randint(0, 2, (degree, in_channels, dim), generator=torch.Generator().manual_seed(seed))
         self.register_buffer("signs", draws.to(torch.get_default_dtype()) * 2 - 1)
 
-    def forward(self, feature: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
         """Feature map in ``layout``, mask ``[B, L]`` or None -> ``[B, dim]``."""
+        maps = [features] if isinstance(features, Tensor) else list(features)
         first, *others = self.signs.unbind()
         weights = [first / math.sqrt(self.out_features), *others]
         return multilinear_pool(
-            [feature] * len(weights),
+            maps * len(weights),
             weights,
             interactions=(tuple(range(len(weights))),),
             layout=self.layout,
