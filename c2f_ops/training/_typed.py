@@ -63,7 +63,10 @@ class TypedConfig:
             raise ValueError(
                 f"{cls.OP}: {path} must hold the config of a {cls.KIND or 'mlph'} run, got one of {kind or 'mlph'}"
             )
-        return cls().changed(data)
+        try:
+            return cls().changed(data)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{error} in {path}") from None
 
     def changed(self: ConfigT, values: Mapping[str, Any]) -> ConfigT:
         """Replace fields by name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from .._files import (
     replace_folder,
     sha256_of,
     signed,
-    write_json,
 )
 from ..hierarchy import Hierarchy
 from .folder import CONFIG, config_signature
@@ -52,7 +52,7 @@ def save_checkpoint(
         save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER, {"format": "pt"})
     hashes = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
     facts = {"step": step, "hierarchy": sha256, "config": config_signature(run), "files": hashes}
-    write_json(partial / STATE, signed({**state, **facts}))
+    (partial / STATE).write_bytes(json.dumps(signed({**state, **facts}), indent=2).encode())
     replace_folder(partial, final)
     folders = checkpoint_folders(run)
     current = folders.index(final)

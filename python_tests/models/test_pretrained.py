@@ -45,7 +45,13 @@ def same(a: MLPH, b: MLPH) -> bool:
     "changes",
     [
         {},
-        {"interactions": ((0, 1),), "sqrt_mode": "plus_eps", "norm_scope": "joint", "pooling": "mean", "bias": False},
+        {
+            "interactions": ((0, 1), (2,)),
+            "sqrt_mode": "plus_eps",
+            "norm_scope": "joint",
+            "pooling": "mean",
+            "bias": False,
+        },
         {"resolution_statistics": 2, "taps": None, "sqrt_eps": 0.1, "init": "torch"},
     ],
     ids=["mlp", "options", "statistics"],
