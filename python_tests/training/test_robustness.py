@@ -28,7 +28,7 @@ def record(tmp_path_factory) -> dict:
     module = "c2f_ops.bench.robustness" if INSTALLED else "bench.robustness"
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), None if INSTALLED else str(ROOT)]))
     result = subprocess.run(
-        [sys.executable, "-m", module, "run", "--kills", "5", "--damages", "32", "--out", str(out)],
+        [sys.executable, "-m", module, "run", "--kills", "4", "--damages", "32", "--out", str(out)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         cwd=out.parent,
         capture_output=True,
@@ -41,7 +41,7 @@ def record(tmp_path_factory) -> dict:
 
 def test_killed_runs_end_as_undisturbed_ones(record) -> None:
     kills = record["kills"]
-    assert len(kills) == 5 and {kill["way"] for kill in kills} == {"line", "time", "write"}
+    assert len(kills) == 4 and {kill["way"] for kill in kills} == {"line", "time", "write"}
     assert [kill for kill in kills if not kill["same"]] == []
 
 
