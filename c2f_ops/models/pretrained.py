@@ -63,7 +63,8 @@ def load(cls: type[MLPH], folder: Path, hierarchy: Hierarchy | None, *, map_name
             f"got {tree.sha256[:12]}; map_names=True keeps the classes that both have by name"
         )
     model = cls(tree, **about["model"])
-    model.mean, model.std = tuple(about["mean"]), tuple(about["std"])
+    for part in (model, model.backbone):  # those of the weights, not of the architecture
+        part.mean, part.std = tuple(about["mean"]), tuple(about["std"])
     tensors = _import("safetensors.torch").load_file(folder / MODEL)
     if tree != saved:
         _map_heads(model, tensors, tree.match_names(saved))

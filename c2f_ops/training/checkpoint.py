@@ -73,7 +73,7 @@ def find_checkpoint(run: Path, hierarchy: Hierarchy | None) -> tuple[Path, dict[
         raise FileNotFoundError(f"checkpoint: run must hold an intact checkpoint, got none in {run / CHECKPOINTS}")
     folder, state = found
     _check_hierarchy(folder, state["hierarchy"], hierarchy)
-    wanted, given = state["config"], config_signature(run)
+    wanted, given = state.get("config"), config_signature(run)
     if None not in (wanted, given) and wanted != given:
         raise ValueError(
             f"checkpoint: {run / CONFIG} must be the config that {folder.name} was trained with, got another one; "
@@ -84,11 +84,14 @@ def find_checkpoint(run: Path, hierarchy: Hierarchy | None) -> tuple[Path, dict[
 
 def load_model(folder: Path, model: nn.Module, hierarchy: Hierarchy | None) -> None:
     """Load the model of a checkpoint; the hash of its hierarchy is checked against the file itself."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(folder / MODEL, "pt") as file:
-        _check_hierarchy(folder, (file.metadata() or {}).get("hierarchy", NO_HIERARCHY), hierarchy)
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    try:
+        with safe_open(folder / MODEL, "pt") as file:
+            _check_hierarchy(folder, (file.metadata() or {}).get("hierarchy", NO_HIERARCHY), hierarchy)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"checkpoint: {folder / MODEL} must be a safetensors file, got {error}") from None
     own = model.state_dict()
     odd = own.keys() ^ tensors.keys() or {key for key in own if own[key].shape != tensors[key].shape}
     if odd:

@@ -14,8 +14,10 @@ import torch
 from c2f_ops._files import signed
 from c2f_ops.data.birds import birds_hierarchy
 from c2f_ops.hierarchy import Hierarchy
+from c2f_ops.models import MLPH
 from c2f_ops.training import Interrupted, load_run, make_config, run, train
 from c2f_ops.training.checkpoint import find_checkpoint, load_model, load_optimizer, save_checkpoint
+from c2f_ops.training.export import export_run
 
 
 def digest(folder) -> str:
@@ -130,6 +132,10 @@ def test_another_hierarchy_is_refused(tmp_path) -> None:
 def test_another_model_is_refused(tmp_path) -> None:
     tree = birds_hierarchy()
     folder = save_checkpoint(tmp_path, 1, torch.nn.Linear(2, 2), None, {}, tree.sha256)
+    (folder / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match=r"model.safetensors must be a safetensors file, got"):
+        load_model(folder, torch.nn.Linear(2, 2), tree)
+    folder = save_checkpoint(tmp_path, 1, torch.nn.Linear(2, 2), None, {}, tree.sha256)
     with pytest.raises(ValueError, match="another tensor bias"):
         load_model(folder, torch.nn.Linear(2, 2, bias=False), tree)
     with pytest.raises(ValueError, match="another tensor weight"):
@@ -178,6 +184,8 @@ def rewrite(change):
         (rewrite(lambda s: {**s, "files": {"model.safetensors": 1}}), "model.safetensors is not as it was written"),
         (rewrite(lambda s: {**s, "step": 1}), "state.json is that of step 1"),
         (rewrite(lambda s: {**s, "step": "2"}), "state.json is that of step '2'"),
+        (rewrite(lambda s: {**s, "hierarchy": 0}), "state.json must name a hierarchy, got 0"),
+        (lambda f: (f / "state.json").write_text('{"a": ' + "[" * 900 + "]" * 900 + "}"), "state.json "),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda f: (f / "optimizer.safetensors").write_bytes(b""), "optimizer.safetensors is not as it was written"),
         (lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()), "cannot be read"),
@@ -312,6 +320,18 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_weights(tiny, 
     shutil.rmtree(tmp_path / "a" / "checkpoints")
     train(config, tmp_path / "a", resume=True)
     assert digest(tmp_path / "a") == whole
+
+
+def test_a_run_becomes_a_pretrained_folder(tiny, tmp_path, quick) -> None:
+    train(tiny({"epochs": [0.25]}), tmp_path / "a")
+    (tmp_path / "a" / "calibration.json").write_text('{"temperatures": [2.0]}')
+    export_run(tmp_path / "a", tmp_path / "b")
+    model, (trained, _, hierarchy) = MLPH.from_pretrained(tmp_path / "b"), load_run(tmp_path / "a", "cpu")
+    assert model.hierarchy == hierarchy and model.calibration == {"temperatures": [2.0]}
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in trained.state_dict().items())
+    (tmp_path / "a" / "calibration.json").write_text("{")
+    with pytest.raises(ValueError, match=r"^export: .*calibration.json is no JSON"):
+        export_run(tmp_path / "a", tmp_path / "b")
 
 
 def test_metrics_that_are_damaged_are_written_anew(tmp_path) -> None:
