@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from . import _hierarchy_tables as tables
+from ._files import write_atomically
 from ._hierarchy_checks import as_integers, check_levels, check_names, check_parents, clean, some
 
 #: A node that holds more than this share of the finest classes dominates its level.
@@ -409,12 +410,16 @@ class Hierarchy:
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the canonical JSON: sorted keys, UTF-8, fixed separators."""
-        Path(path).write_bytes(_canonical(self.to_dict()).encode())
+        write_atomically(path, _canonical(self.to_dict()).encode())
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Hierarchy:
-        """Read what :meth:`to_json` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_bytes()))
+        """Read what :meth:`to_json` wrote; ValueError where the file is anything else."""
+        data = Path(path).read_bytes()
+        try:
+            return cls.from_dict(json.loads(data))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"Hierarchy.from_json: {path} must be what to_json wrote, got {error}") from None
 
     # Warnings.
 

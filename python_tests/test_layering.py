@@ -21,7 +21,7 @@ LAYERS = [
     {"training", "estimators"},
     {"models", "data", "losses", "metrics"},
     {"nn", "hierarchy", "_hierarchy_tables", "_hierarchy_checks"},
-    {"functional", "neighbours", "relations"},
+    {"functional", "neighbours", "relations", "_files"},
     {"_checks", "_ops", "_knn"},
     {"cpu", "cuda", "triton"},
     {"_chunked", "_encoding", "_validated", "_native"},

@@ -103,10 +103,15 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _PLAIN:
-            raise pickle.UnpicklingError(f"load_dataset: pickle must hold plain data and arrays, got {module}.{name}")
+            raise pickle.UnpicklingError(f"{module}.{name}")
         return _PLAIN[module, name]
 
 
 def _load_plain(path: Path) -> Any:
     # The published files were written by Python 2: latin1 maps their byte strings, array data included, one to one.
-    return _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    data = io.BytesIO(path.read_bytes())
+    try:
+        return _PlainUnpickler(data, encoding="latin1").load()
+    except Exception as error:  # reading a damaged pickle fails in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"load_dataset: {path} must be a pickle of plain data and arrays, got {reason}") from None

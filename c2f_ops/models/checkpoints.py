@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .taps import _import
+from .._files import MODEL, STATE, Damaged, newest_checkpoint, read_checkpoint
+from ._tensors import read_tensors
 
 #: Where each kind of file keeps the backbone. Momentum copies are not among them: name their prefix to get them.
 PREFIXES: dict[str, tuple[str, ...]] = {
@@ -25,7 +22,6 @@ PREFIXES: dict[str, tuple[str, ...]] = {
 }
 SOURCES = ("auto", *PREFIXES)
 _HEADS = ("fc", "head", "head_dist", "heads", "classifier", "projector", "predictor", "linear")
-_WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_state_dict")
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def load_backbone_weights(
     if source not in SOURCES:
         raise ValueError(f"load_backbone_weights: source must be one of {', '.join(SOURCES)}, got {source!r}")
     file = _find(Path(path))
-    tensors = _read(file)
+    tensors = read_tensors(file, "load_backbone_weights", "path")
     own = model.state_dict()
     candidates = [(source, prefix)] if prefix is not None else _candidates(tensors, source)
     fitting = [(_fitting(own, tensors, p), s, p) for s, p in candidates]
@@ -108,32 +104,15 @@ def load_backbone_weights(
 
 
 def _find(path: Path) -> Path:
-    """Return the file that a path means."""
-    newest = max(path.glob("checkpoints/step-*"), default=path)
-    return newest / "model.safetensors" if newest.is_dir() else newest
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"load_backbone_weights: path must be a file, got {path}")
-    if path.suffix == ".safetensors":
-        return _import("safetensors.torch").load_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), error)
-        raise ValueError(
-            f"load_backbone_weights: path must hold only tensors and plain data, got {path} that needs code to be run "
-            f"({reason}); where you trust it, save its state dict alone with safetensors"
-        ) from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"load_backbone_weights: path must be a file of torch.save, got {path}: {error}") from error
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    items: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
-    return {str(key): value for key, value in items.items() if isinstance(value, Tensor)}
+    """Return the file that a path means; a checkpoint must be as it was written."""
+    if path.is_dir() and (path / STATE).is_file():
+        try:
+            read_checkpoint(path)
+        except Damaged as error:
+            raise ValueError(f"load_backbone_weights: path must hold an intact checkpoint, got {error}") from None
+    newest = newest_checkpoint(path)
+    folder = path if newest is None else newest[0]
+    return folder / MODEL if folder.is_dir() else folder
 
 
 def _candidates(tensors: Mapping[str, Tensor], source: str) -> list[tuple[str, str]]:

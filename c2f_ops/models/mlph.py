@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +36,9 @@ class MLPH(nn.Module):
 
     Attributes:
         backbone, pool, heads: the parts; ``heads[k]`` belongs to level k, coarse to fine.
+        hierarchy: the tree; None where only class counts were given.
+        config: the other arguments as JSON data, taps and layout settled; without weights.
+        calibration: JSON data that `save_pretrained` keeps with the model; None at first.
         mean, std: of the colours, RGB in 0..1; images are to be normalised with them.
 
     Shapes:
@@ -68,6 +73,8 @@ class MLPH(nn.Module):
         if not sizes or any(n < 1 for n in sizes):
             raise ValueError(f"MLPH: hierarchy must have at least one level and one class in each, got sizes {sizes}")
         self.num_classes = sizes
+        self.hierarchy = hierarchy if isinstance(hierarchy, Hierarchy) else None
+        self.calibration: dict[str, Any] | None = None
         self.backbone = TappedBackbone(
             backbone,
             taps,
@@ -98,12 +105,20 @@ class MLPH(nn.Module):
             else:
                 nn.init.zeros_(parameter)
         self.statistics = None if resolution_statistics is None else _Statistics(self.backbone, resolution_statistics)
+        self.config: dict[str, Any] = {
+            "backbone": self.backbone.name, "taps": list(self.backbone.taps), "dim": dim,
+            "interactions": [list(factors) for factors in interactions],
+            "backbone_options": dict(backbone_options or {}), "image_size": image_size,
+            "layout": self.backbone.layout, "unequal": unequal, "resolution_statistics": resolution_statistics,
+            "sqrt_mode": sqrt_mode, "sqrt_eps": sqrt_eps, "norm_scope": norm_scope, "pooling": pooling, "bias": bias,
+            "init": init,
+        }  # fmt: skip
 
     def embed(self, x: Tensor, resolution: int | None = None) -> Tensor:
         """Images ``[B, 3, S, S]`` -> pooled vectors ``[B, Q D]``, float32."""
         if self.statistics is None:
             return self.pool(self.backbone(x))
-        index = len(self.num_classes) - 1 if resolution is None else resolution
+        index = len(self.statistics.mean) - 1 if resolution is None else resolution
         self.statistics.load(index)
         maps = self.backbone(x)
         if self.training:
@@ -115,8 +130,8 @@ class MLPH(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Images ``[B, 3, S, S]`` -> logits ``[B, n_k]`` of ``levels``, by default of all, coarse to fine.
 
-        ``resolution`` picks the batch-norm statistics, where there are several sets: the index of the level whose
-        resolution the images have, by default the finest.
+        ``resolution`` picks the batch-norm statistics, where there are several sets, one per resolution from low to
+        high: the index of the set, by default the last.
         """
         pooled = self.embed(x, resolution)
         chosen = range(len(self.heads)) if levels is None else levels
@@ -124,6 +139,45 @@ class MLPH(nn.Module):
             pooled.device.type, enabled=False
         ):  # a classifier costs little, and classes differ by little
             return tuple(self.heads[k](pooled) for k in chosen)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write weights, config, hierarchy and, if there is one, calibration to a folder: safetensors and JSON.
+
+        Each file is written atomically, ``config.json`` with the hashes of the others last, so a folder whose writing
+        was cut off is told from a whole one.
+
+        Raises:
+            ValueError: the model was made from class counts, without a `Hierarchy`.
+        """
+        from .pretrained import save
+
+        save(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        hierarchy: Hierarchy | None = None,
+        map_names: bool = False,
+        device: str | torch.device = "cpu",
+    ) -> MLPH:
+        """Read what `save_pretrained` wrote, in eval mode; no code of the folder is run and nothing is downloaded.
+
+        Args:
+            folder: on this machine.
+            hierarchy: the one that the model must have; None takes that of the folder.
+            map_names: with another ``hierarchy`` of the same levels, classes keep their weights by name
+                (`Hierarchy.match_names`); new ones get initial values, with a warning that names them.
+            device: where the model shall be.
+
+        Raises:
+            FileNotFoundError: the folder holds no saved model.
+            ValueError: a file is damaged or of another kind, or the hierarchy is another one.
+        """
+        from .pretrained import load
+
+        return load(cls, Path(folder), hierarchy, map_names=map_names).to(device)
 
 
 class _Statistics(nn.Module):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional import MAX_FACTORS
+from ._tensors import read_tensors
 
 LIBRARIES = ("torchvision", "timm")
 LAYOUTS = ("auto", "NCHW", "NHWC", "NLC")
@@ -267,16 +268,15 @@ def _cut(library: str, model: nn.Module, taps: Sequence[str], name: str) -> nn.M
 
 
 def _load_file(body: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"TappedBackbone: weights must be a file, got {path}")
-    if path.suffix == ".safetensors":
-        tensors = _import("safetensors.torch").load_file(path)
-    else:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = read_tensors(path, "TappedBackbone", "weights")
     missing = [key for key in body.state_dict() if key not in tensors and not key.endswith("num_batches_tracked")]
     if missing:
         raise ValueError(f"TappedBackbone: weights must hold {missing[0]} and the other tensors kept, got {path}")
-    body.load_state_dict({key: tensors[key] for key in body.state_dict() if key in tensors}, strict=False)
+    try:
+        body.load_state_dict({key: tensors[key] for key in body.state_dict() if key in tensors}, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"TappedBackbone: weights must have the shapes of the model, got {path}: {reason}") from None
 
 
 def _colours(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

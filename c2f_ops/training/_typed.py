@@ -7,6 +7,7 @@ each field of it has one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -16,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+
+from .._files import Damaged, read_signed, signed, write_json
 
 ConfigT = TypeVar("ConfigT", bound="TypedConfig")
 
@@ -35,25 +38,36 @@ class TypedConfig:
     KIND: ClassVar[str | None] = None
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the config, readable."""
+        """Write the config, readable, with its own hash; a file that holds it already stays as it is."""
+        path = Path(path)
+        with contextlib.suppress(ValueError, TypeError):  # no config yet, or another one
+            if type(self).from_json(path) == self:
+                return
         kind = {} if self.KIND is None else {"kind": self.KIND}
-        Path(path).write_text(json.dumps({**kind, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+        write_json(path, signed({**kind, **asdict(self)}))
 
     @classmethod
     def from_json(cls: type[ConfigT], path: str | os.PathLike[str]) -> ConfigT:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote; a file without the line sha256, since it was edited, is read too.
 
         Raises:
-            ValueError: The file is of another kind, or a name in it is unknown.
+            ValueError: The file is of another kind, a name in it is unknown, or it is not as it was written.
             TypeError: A value has a wrong type.
         """
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        kind = data.pop("kind", None) if isinstance(data, dict) else type(data).__name__
+        try:
+            data, _ = read_signed(Path(path), required=False)
+        except Damaged as error:
+            hint = "; where you changed it, take out its line sha256" if "does not match" in error.reason else ""
+            raise ValueError(f"{cls.OP}: {error}{hint}") from None
+        kind = data.pop("kind", None)
         if kind != cls.KIND:
             raise ValueError(
                 f"{cls.OP}: {path} must hold the config of a {cls.KIND or 'mlph'} run, got one of {kind or 'mlph'}"
             )
-        return cls().changed(data)
+        try:
+            return cls().changed(data)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{error} in {path}") from None
 
     def changed(self: ConfigT, values: Mapping[str, Any]) -> ConfigT:
         """Replace fields by name.
@@ -159,4 +173,5 @@ def read_settings(op: str, path: Path) -> dict[str, Any]:
         raise ValueError(f"{op}: config must be {path.suffix[1:].upper()}, got {path} with: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{op}: config must hold values by name, got {type(values).__name__}")
+    values.pop("sha256", None)  # of the config of a run
     return values

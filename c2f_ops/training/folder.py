@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from pathlib import Path
 from typing import Any
 
+from .._files import Damaged, read_json, read_signed, write_json
 from ._typed import ConfigT
 from .logs import plain
 
@@ -24,6 +25,14 @@ def read_config(kind: type[ConfigT], run: Path) -> ConfigT:
     return kind.from_json(run / CONFIG)
 
 
+def config_signature(run: Path) -> str | None:
+    """Return the hash that config.json of a run gives itself; None where there is none, or no intact file."""
+    try:
+        return read_signed(run / CONFIG, required=False)[1]
+    except Damaged:
+        return None
+
+
 def settled(config: ConfigT, run: Path, *, resume: bool) -> ConfigT:
     """Return the config that counts: with ``resume`` that of the folder, or else ``config``, for a new folder.
 
@@ -40,8 +49,12 @@ def settled(config: ConfigT, run: Path, *, resume: bool) -> ConfigT:
 
 def write_metrics(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     """Write metrics.json, keeping what an earlier one says beyond these; return its content."""
-    path = run / METRICS
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    content = {**before, **plain(metrics)}
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path, before = run / METRICS, None
+    if path.is_file():
+        try:
+            before = read_json(path)
+        except Damaged as error:
+            warnings.warn(f"run: {error}; it is written anew", stacklevel=2)
+    content = {**(before if isinstance(before, dict) else {}), **plain(metrics)}
+    write_json(path, content)
     return content

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._files import write_atomically
+
 LOG = "log.jsonl"
 
 
@@ -23,7 +25,7 @@ class RunLog:
     def __init__(self, run: Path, step: int = 0) -> None:
         path = run / LOG
         kept = [record for record in read_log(run) if record["step"] <= step] if step else []
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = open(path, "a", encoding="utf-8", buffering=1)
         self._board = _tensorboard(run, step)
 
@@ -45,14 +47,16 @@ class RunLog:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the records of a run; a last line that was cut off by a kill is dropped."""
+    """Return the records of a run; lines that are none, such as one that was cut off by a kill, are dropped."""
     path = run / LOG
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
     return records
 
 

@@ -131,20 +131,22 @@ def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any)
     images, labels = dataset.stacked(config.load_size), dataset.labels
     kept, held = stratified_split(labels[:, -1], config.held_out, config.seed)
 
-    torch.manual_seed(config.seed)
-    model = build_model(config, hierarchy, weights=not resume)
-    position, restore = Position(), None
+    found = None
     if resume:
         with contextlib.suppress(FileNotFoundError):  # killed before the first checkpoint: start anew
-            folder, state = find_checkpoint(run, hierarchy)
-            load_model(folder, model, hierarchy)
-            position = Position(**state["position"])
-            accelerator_state = state["scaler"]
+            found = find_checkpoint(run, hierarchy)
+    torch.manual_seed(config.seed)
+    model = build_model(config, hierarchy, weights=found is None)
+    position, restore = Position(), None
+    if found is not None:
+        folder, state = found
+        load_model(folder, model, hierarchy)
+        position = Position(**state["position"])
 
-            def restore(optimizer: torch.optim.Optimizer, folder: Path = folder) -> None:
-                load_optimizer(folder, model, optimizer)
-                if accelerator.scaler is not None and accelerator_state is not None:
-                    accelerator.scaler.load_state_dict(accelerator_state)
+        def restore(optimizer: torch.optim.Optimizer) -> None:
+            load_optimizer(folder, model, optimizer)
+            if accelerator.scaler is not None and state["scaler"] is not None:
+                accelerator.scaler.load_state_dict(state["scaler"])
 
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes to it
     if main:

@@ -14,6 +14,7 @@ safetensors = pytest.importorskip("safetensors.torch")
 
 from c2f_ops.models.checkpoints import load_backbone_weights  # noqa: E402
 from c2f_ops.models.resnet_cifar import CifarResNet, make_backbone  # noqa: E402
+from c2f_ops.training.checkpoint import save_checkpoint  # noqa: E402
 
 
 def small(seed: int = 0) -> CifarResNet:
@@ -128,11 +129,15 @@ def test_our_own_checkpoints_and_a_named_prefix(tmp_path):
     assert load_backbone_weights(model, tmp_path, source="c2f").dropped == ("projector.0.weight",)  # the folder
     assert same(model, wanted)
     for step, seed in ((2, 3), (10, 4)):
-        folder = tmp_path / f"run/checkpoints/step-{step:08d}"
-        folder.mkdir(parents=True)
-        safetensors.save_file(weights(small(seed), "backbone."), folder / "model.safetensors")
+        folder = save_checkpoint(tmp_path / "run", step, nn.ModuleDict({"backbone": small(seed)}), None, {}, "none")
     load_backbone_weights(model, tmp_path / "run")
     assert same(model, small(4))
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="step-00000010 is damaged"):
+        load_backbone_weights(model, tmp_path / "run")
+    assert same(model, small(3))
+    with pytest.raises(ValueError, match=r"path must hold an intact checkpoint, got .*model.safetensors is not as"):
+        load_backbone_weights(model, folder)
     torch.save(mocov3(wanted), tmp_path / "moco.pth")
     load_backbone_weights(model, tmp_path / "moco.pth", prefix="module.momentum_encoder.")
     assert same(model, small(9))

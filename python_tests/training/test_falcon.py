@@ -351,7 +351,7 @@ def test_fine_labels_play_no_part_in_training(tmp_path, monkeypatch, quick) -> N
 def test_other_data_are_refused_on_resume(tmp_path, quick) -> None:
     train_falcon(make_run("birds", changes=TINY), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "data_seed": 5}))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "data_seed": 5, "sha256": None}))
     with pytest.raises(ValueError, match="data must be those that"):
         train_falcon(FalconRun(), tmp_path, resume=True)
 

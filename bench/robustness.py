@@ -1,0 +1,145 @@
+"""What a run folder and the readers of files stand: kills, damage, hostile pickles.
+
+    python -m c2f_ops.bench.robustness run --out bench/results/DATE-robustness.json
+    python -m c2f_ops.bench.robustness report bench/results/DATE-robustness.json --notes NOTES --out docs/robustness.md
+
+A run of 12 steps on generated birds is killed with SIGKILL again and again and must end as an undisturbed one does, bit
+for bit; files of a stopped run are damaged, and a resume must go back to the checkpoint before or refuse in one line;
+files that would run code are offered wherever files of others are read. Needs a system with fork.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .records import conditions, said
+from .robustness_damage import FILES, WAYS, run_damage
+from .robustness_kills import run_kills, warm_up
+from .robustness_pickles import run_pickles
+
+_WAYS = {
+    "line": "before a random line of the code that writes",
+    "time": "at a random time",
+    "write": "in the middle of a random write, half of the file on the disk",
+}
+_PHASES = {
+    "start": "in a run that had no config.json yet: started again",
+    "resume": "in a run or resume before its first new checkpoint",
+    "training": "later, among training, saves and evaluation",
+}
+
+
+def run(kills: int, damages: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Do all and return the record."""
+    record, begun = conditions("cpu"), time.monotonic()
+    say = lambda text: print(f"{time.monotonic() - begun:5.0f} s  {text}", flush=True)  # noqa: E731
+    warm_up()
+    for name in ("kills", "damage", "pickles"):
+        (folder / name).mkdir()
+    record |= {"seed": seed, "kills": run_kills(folder / "kills", kills, seed, say)}
+    record["damage"] = run_damage(folder / "damage", damages, seed, say)
+    record["pickles"] = run_pickles(folder / "pickles", folder / "damage" / "base", say)
+    return {**record, "seconds": round(time.monotonic() - begun)}
+
+
+def failures(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Records of what should not have happened."""
+    return [
+        *(r for r in record["kills"] if not r["same"]),
+        *(r for r in record["damage"] if r["outcome"] in ("WRONG", "unnoticed")),
+        *(r for r in record["pickles"] if not r["refused"]),
+    ]
+
+
+def page(record: dict[str, Any], notes: str) -> str:
+    """The notes, with tables in place of their marks ``<!-- kills -->``, ``<!-- damage -->``, ``<!-- pickles -->``."""
+    kills, damage, pickles = record["kills"], record["damage"], record["pickles"]
+    runs = len({r["run"] for r in kills})
+    same = len({r["run"] for r in kills if r["same"]})
+    tables = {
+        "kills": [
+            f"{len(kills)} kills of {runs} runs, of which {same} ended with the tensors and the metrics of the "
+            f"undisturbed run. {sum(r['where'] != 'outside a write' for r in kills)} kills fell into code that writes.",
+            "",
+            *table("kill", (_WAYS[r["way"]] for r in kills)),
+            "",
+            *table("phase", (_PHASES[r["phase"]] for r in kills)),
+            "",
+            *table("where", (r["where"] for r in kills)),
+        ],
+        "damage": [
+            f"{len(damage)} damaged files, {len(damage) - sum(r['outcome'] in ('WRONG', 'unnoticed') for r in damage)} "
+            "as they should. Each cell counts: fell back on the checkpoint before and ended with the tensors of the "
+            "undisturbed run / refused in one line / no effect, same tensors.",
+            "",
+            "| | " + " | ".join(f"`{name}`" for name in FILES) + " |",
+            "|---|" + "---:|" * len(FILES),
+            *(f"| {way} | " + " | ".join(cell(damage, name, way) for name in FILES) + " |" for way in WAYS),
+        ],
+        "pickles": [
+            f"{len({r['pickle'] for r in pickles})} files at {len({r['door'] for r in pickles})} doors: "
+            f"{sum(r['refused'] for r in pickles)} of {len(pickles)} refused in one sentence, none run.",
+            "",
+            *table("door", (r["door"] for r in pickles if r["refused"])),
+            "",
+            *table("file", (r["pickle"] for r in pickles if r["refused"])),
+        ],
+    }
+    for name, lines in tables.items():
+        mark = f"<!-- {name} -->"
+        if mark not in notes:
+            raise ValueError(f"robustness: notes must have the mark {mark}, got none")
+        notes = notes.replace(mark, "\n".join(lines))
+    return f"{notes.strip()}\n\n{said(record)} {record['seconds']} s, seed {record['seed']}.\n"
+
+
+def table(title: str, values: Iterable[str]) -> list[str]:
+    """Lines of a table of counts, the largest first."""
+    return [f"| {title} | count |", "|---|---:|", *(f"| {k} | {n} |" for k, n in Counter(values).most_common())]
+
+
+def cell(damage: list[dict[str, Any]], name: str, way: str) -> str:
+    """Counts of the outcomes of one file and way."""
+    here = Counter(r["outcome"] for r in damage if (r["file"], r["way"]) == (name, way))
+    wrong = here["WRONG"] + here["unnoticed"]
+    return f"{here['fell back']} / {here['refused']} / {here['no effect']}" + (f", {wrong} WRONG" if wrong else "")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    go = commands.add_parser("run")
+    go.add_argument("--kills", type=int, default=50)
+    go.add_argument("--damages", type=int, default=320)
+    go.add_argument("--seed", type=int, default=0)
+    go.add_argument("--out", type=Path, required=True)
+    report = commands.add_parser("report")
+    report.add_argument("result", type=Path)
+    report.add_argument("--notes", type=Path, required=True, help="what stands around the tables")
+    report.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "report":
+        record = json.loads(arguments.result.read_text())
+        arguments.out.write_text(page(record, arguments.notes.read_text()))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="robustness-"))
+    try:
+        record = run(arguments.kills, arguments.damages, arguments.seed, folder)
+    finally:
+        shutil.rmtree(folder)
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    if failures(record):
+        raise SystemExit("\n".join(map(str, failures(record))))
+
+
+if __name__ == "__main__":
+    main()
