@@ -101,7 +101,7 @@ def test_our_imports_go_down_the_layers(path):
             continue
         assert other in LEVEL, f"{name_of(path)} imports {target}"
         down = LEVEL[other] > LEVEL[room] or LEVEL[other] == LEVEL[room] < FUNCTIONAL
-        backend = LEVEL[room] < FUNCTIONAL < LEVEL[other] and other != "_version"
+        backend = LEVEL[room] < FUNCTIONAL < LEVEL[other] and other not in {"_checks", "_version"}
         assert down and not backend and other in ONLY.get(room, {other}), f"{name_of(path)} imports {target}"
 
 

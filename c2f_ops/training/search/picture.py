@@ -28,12 +28,13 @@ def plot_search(result: SearchResult, path: Path) -> None:
         coarser = result.levels[len(result.levels) - 2 - k]
         axes.annotate(
             f"{coarser}: {side} px",
-            (side, 2 + 6 * k),
-            xytext=(-4, 0),
+            (side, 3),
+            xytext=(-2, 0),
             textcoords="offset points",
             color=_INK,
             size=8,
             ha="right",
+            rotation=90,
         )
     axes.set_xscale("log")
     ticks = [s for i, s in enumerate(result.curves[-1].sides) if i % 2 == 0]
