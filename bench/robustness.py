@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -31,8 +32,9 @@ _WAYS = {
     "write": "in the middle of a random write, half of the file on the disk",
 }
 _PHASES = {
-    "start": "in a run that had no config.json yet: started again",
-    "resume": "in a run or resume before its first new checkpoint",
+    "unborn": "before there was a config.json: the run is started again",
+    "first": "before the first checkpoint: the resume starts anew",
+    "resume": "in a resume, before it had saved anything",
     "training": "later, among training, saves and evaluation",
 }
 
@@ -41,6 +43,8 @@ def run(kills: int, damages: int, seed: int, folder: Path) -> dict[str, Any]:
     """Do all and return the record."""
     record, begun = conditions("cpu"), time.monotonic()
     say = lambda text: print(f"{time.monotonic() - begun:5.0f} s  {text}", flush=True)  # noqa: E731
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    record["machine"]["commit"] = commit.stdout.strip()[:12] or record["machine"]["commit"]  # else the native module's
     warm_up()
     for name in ("kills", "damage", "pickles"):
         (folder / name).mkdir()
@@ -88,9 +92,9 @@ def page(record: dict[str, Any], notes: str) -> str:
             f"{len({r['pickle'] for r in pickles})} files at {len({r['door'] for r in pickles})} doors: "
             f"{sum(r['refused'] for r in pickles)} of {len(pickles)} refused in one sentence, none run.",
             "",
-            *table("door", (r["door"] for r in pickles if r["refused"])),
+            "Files: " + "; ".join(dict.fromkeys(r["pickle"] for r in pickles)) + ".",
             "",
-            *table("file", (r["pickle"] for r in pickles if r["refused"])),
+            "Doors: " + "; ".join(dict.fromkeys(r["door"] for r in pickles)) + ".",
         ],
     }
     for name, lines in tables.items():
@@ -136,7 +140,7 @@ def main() -> None:
         record = run(arguments.kills, arguments.damages, arguments.seed, folder)
     finally:
         shutil.rmtree(folder)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    arguments.out.write_text(json.dumps(record, indent=1).replace(f"{folder}/", "") + "\n")
     if failures(record):
         raise SystemExit("\n".join(map(str, failures(record))))
 

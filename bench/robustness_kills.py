@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,7 @@ def at_each_line(do: Callable[[str], None]) -> None:
     def inside(frame: Any, event: str, _: Any) -> Any:
         if event == "line":
             code = frame.f_code
-            do(f"{Path(code.co_filename).relative_to(PACKAGE)}: {code.co_name}")
+            do(f"{Path(code.co_filename).relative_to(PACKAGE)}: {code.co_name}, line {frame.f_lineno}")
         return inside
 
     sys.settrace(lambda frame, *_: inside if frame.f_code.co_filename in WRITERS else None)
@@ -116,50 +118,53 @@ def at_each_write(do: Callable[[str, Path, bytes], None]) -> None:
 
 
 def count_points(folder: Path) -> dict[str, Any]:
-    """Train a run that nobody disturbs; return its result, and its lines, writes and seconds."""
-    counts = {"line": 0, "write": 0}
+    """Train a run that nobody disturbs; return its result, its seconds, and how often it passes each line and write."""
+    passed: dict[str, Counter[str]] = {"line": Counter(), "write": Counter()}
 
     def work() -> None:
-        def add(way: str) -> None:
-            counts[way] += 1
-
-        at_each_line(lambda _: add("line"))
-        at_each_write(lambda *_: add("write"))
+        at_each_line(lambda place: passed["line"].update([place]))
+        at_each_write(lambda place, *_: passed["write"].update([place]))
         train(tiny_config(), folder / "counted")
-        (folder / "counts").write_text(f"{counts['line']} {counts['write']}")
+        sys.settrace(None)
+        (folder / "passed.json").write_text(json.dumps(passed))
 
     begun = time.monotonic()
     for job in (lambda: train(tiny_config(), folder / "whole") and None, work):
         if in_child(job, folder / "log"):
             raise RuntimeError((folder / "log").read_text())
-        seconds = time.monotonic() - begun
-    lines, writes = map(int, (folder / "counts").read_text().split())
-    found = {"digest": digest(folder / "whole"), "metrics": measured(folder / "whole")}
-    return {**found, "line": lines, "write": writes, "time": seconds / 2}
+    seconds = (time.monotonic() - begun) / 2
+    found = {"digest": digest(folder / "whole"), "metrics": measured(folder / "whole"), "time": seconds}
+    return {**found, **read_json(folder / "passed.json")}
 
 
-def attempt(run: Path, way: str, point: float | None, log: Path) -> tuple[int, str]:
+def choose(whole: dict[str, Any], way: str, rng: random.Random) -> Any:
+    """Return seconds, or a place and how often it is passed up to the kill: all places alike."""
+    if way == "time":
+        return rng.uniform(0, whole["time"])
+    place = rng.choice(sorted(whole[way]))
+    return place, rng.randint(1, whole[way][place])
+
+
+def attempt(run: Path, way: str, point: Any, log: Path) -> tuple[int, str]:
     """Start or resume ``run`` and kill it at a point, if there is one; return its status, and where the kill fell."""
     where = log.with_name("where")
     where.unlink(missing_ok=True)
 
     def work() -> None:
-        left = None if point is None else int(point)
+        passed = 0
 
-        def countdown(place: str, path: Path | None = None, data: bytes = b"") -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
+        def kill_there(place: str, path: Path | None = None, data: bytes = b"") -> None:
+            nonlocal passed
+            passed += place == point[0]
+            if passed == point[1]:
                 sys.settrace(None)
-                put(where, place.encode())
+                put(where, place.partition(", line")[0].encode())
                 if path is not None:
                     put(path, data[: len(data) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        if point is not None and way == "line":
-            at_each_line(countdown)
-        if point is not None and way == "write":
-            at_each_write(countdown)
+        if point is not None and way != "time":
+            (at_each_line if way == "line" else at_each_write)(kill_there)
         train(tiny_config(), run, resume=(run / "config.json").is_file())
 
     status = in_child(work, log, point if way == "time" else None)
@@ -171,7 +176,7 @@ def attempt(run: Path, way: str, point: float | None, log: Path) -> tuple[int, s
 
 def put(path: Path, data: bytes) -> None:
     """Write bytes without the functions that are watched."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.write(descriptor, data)
     os.close(descriptor)
 
@@ -187,8 +192,7 @@ def run_kills(folder: Path, count: int, seed: int, say: Callable[[str], None]) -
         while True:
             step, existed = newest_step(run), (run / "config.json").is_file()
             way = WAYS[(len(records) + len(mine)) % len(WAYS)]
-            point = rng.uniform(0, whole["time"]) if way == "time" else rng.randint(1, whole[way])
-            status, place = attempt(run, way, point if len(mine) < wanted else None, log)
+            status, place = attempt(run, way, choose(whole, way, rng) if len(mine) < wanted else None, log)
             if status == 0:
                 break
             if status != -signal.SIGKILL:
@@ -196,7 +200,9 @@ def run_kills(folder: Path, count: int, seed: int, say: Callable[[str], None]) -
             after = newest_step(run)
             if after < step:
                 raise RuntimeError(f"robustness: checkpoints must stay, got {after} steps after {step} in {run}")
-            phase = "start" if not existed else "resume" if after == step else "training"
+            phase = "unborn" if not (run / "config.json").is_file() else "training"
+            if phase == "training" and after == step:
+                phase = "resume" if existed else "first"
             mine.append({"run": number, "way": way, "where": place, "phase": phase, "step": after})
         same = digest(run) == whole["digest"] and measured(run) == whole["metrics"]
         records += [{**record, "same": same} for record in mine]

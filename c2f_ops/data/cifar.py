@@ -68,7 +68,8 @@ def _read_shards(paths: list[Path]) -> Cifar:
 
 
 def _read_pickles(folder: Path, split: str) -> Cifar:
-    data, names = _load_plain(folder / split), _load_plain(folder / "meta")
+    data = _load_plain(folder / split, "data", "filenames", "fine_labels", "coarse_labels")
+    names = _load_plain(folder / "meta", "fine_label_names", "coarse_label_names")
     fine, coarse = np.asarray(data["fine_labels"]), np.asarray(data["coarse_labels"])
     pairs = np.unique(np.stack([fine, coarse], axis=1), axis=0)
     if not np.array_equal(pairs[:, 0], np.arange(len(names["fine_label_names"]))):
@@ -107,11 +108,14 @@ class _PlainUnpickler(pickle.Unpickler):
         return _PLAIN[module, name]
 
 
-def _load_plain(path: Path) -> Any:
+def _load_plain(path: Path, *keys: str) -> dict[str, Any]:
     # The published files were written by Python 2: latin1 maps their byte strings, array data included, one to one.
     data = io.BytesIO(path.read_bytes())
     try:
-        return _PlainUnpickler(data, encoding="latin1").load()
+        content = _PlainUnpickler(data, encoding="latin1").load()
     except Exception as error:  # reading a damaged pickle fails in any way
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"load_dataset: {path} must be a pickle of plain data and arrays, got {reason}") from None
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise ValueError(f"load_dataset: {path} must hold {', '.join(keys)}, got {content!r:.80}")
+    return content

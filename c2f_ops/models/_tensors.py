@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def read_tensors(path: Path, op: str, argument: str) -> dict[str, Tensor]:
 
 
 def _line(error: Exception) -> str:
-    """What an error says in one line: where it is about a pickle, what that asks for."""
+    """What an error says, its first sentence; where it is about a pickle, the one about what that asks for."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line for line in lines if "global" in line.lower()), lines[0])
+    chosen = next((line for line in lines if "unsupported" in line.lower()), lines[0])
+    return re.split(r"(?<=\w)\. ", chosen)[0].rstrip(".")
