@@ -1,7 +1,7 @@
 """What a run folder and the readers of files stand: kills, damage, hostile pickles.
 
     python -m c2f_ops.bench.robustness run --out bench/results/DATE-robustness.json
-    python -m c2f_ops.bench.robustness report bench/results/DATE-robustness.json --notes NOTES --out docs/robustness.md
+    python -m c2f_ops.bench.robustness report bench/results/DATE-robustness*.json --notes NOTES --out docs/robustness.md
 
 A run of 12 steps on generated birds is killed with SIGKILL again and again and must end as an undisturbed one does, bit
 for bit; files of a stopped run are damaged, and a resume must go back to the checkpoint before or refuse in one line;
@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,46 +26,51 @@ from .robustness_damage import FILES, WAYS, run_damage
 from .robustness_kills import run_kills, warm_up
 from .robustness_pickles import run_pickles
 
+PARTS = ("kills", "damage", "pickles")
 _WAYS = {
     "line": "before a random line of the code that writes",
     "time": "at a random time",
     "write": "in the middle of a random write, half of the file on the disk",
 }
 _PHASES = {
-    "unborn": "before there was a config.json: the run is started again",
-    "first": "before the first checkpoint: the resume starts anew",
+    "first": "before the first checkpoint: the run starts anew",
     "resume": "in a resume, before it had saved anything",
     "training": "later, among training, saves and evaluation",
 }
 
 
-def run(kills: int, damages: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Do all and return the record."""
+def run(parts: Sequence[str], kills: int, damages: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Do the parts and return the record."""
     record, begun = conditions("cpu"), time.monotonic()
     say = lambda text: print(f"{time.monotonic() - begun:5.0f} s  {text}", flush=True)  # noqa: E731
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
     record["machine"]["commit"] = commit.stdout.strip()[:12] or record["machine"]["commit"]  # else the native module's
     warm_up()
-    for name in ("kills", "damage", "pickles"):
+    for name in PARTS:
         (folder / name).mkdir()
-    record |= {"seed": seed, "kills": run_kills(folder / "kills", kills, seed, say)}
-    record["damage"] = run_damage(folder / "damage", damages, seed, say)
-    record["pickles"] = run_pickles(folder / "pickles", folder / "damage" / "base", say)
-    return {**record, "seconds": round(time.monotonic() - begun)}
+    if "kills" in parts:
+        record["kills"] = run_kills(folder / "kills", kills, seed, say)
+    if "damage" in parts or "pickles" in parts:
+        record["damage"] = run_damage(folder / "damage", damages if "damage" in parts else 0, seed, say)
+    if "pickles" in parts:
+        record["pickles"] = run_pickles(folder / "pickles", folder / "damage" / "base", say)
+    record = {key: value for key, value in record.items() if value != []}
+    return {**record, "seed": seed, "seconds": round(time.monotonic() - begun)}
 
 
 def failures(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Records of what should not have happened."""
     return [
-        *(r for r in record["kills"] if not r["same"]),
-        *(r for r in record["damage"] if r["outcome"] in ("WRONG", "unnoticed")),
-        *(r for r in record["pickles"] if not r["refused"]),
+        *(r for r in record.get("kills", ()) if not r["same"]),
+        *(r for r in record.get("damage", ()) if r["outcome"] in ("WRONG", "unnoticed")),
+        *(r for r in record.get("pickles", ()) if not r["refused"]),
     ]
 
 
-def page(record: dict[str, Any], notes: str) -> str:
+def page(records: Sequence[dict[str, Any]], notes: str) -> str:
     """The notes, with tables in place of their marks ``<!-- kills -->``, ``<!-- damage -->``, ``<!-- pickles -->``."""
-    kills, damage, pickles = record["kills"], record["damage"], record["pickles"]
+    found = {part: record for record in records for part in PARTS if part in record}
+    kills, damage, pickles = (found[part][part] if part in found else [] for part in PARTS)
     runs = len({r["run"] for r in kills})
     same = len({r["run"] for r in kills if r["same"]})
     tables = {
@@ -101,8 +106,11 @@ def page(record: dict[str, Any], notes: str) -> str:
         mark = f"<!-- {name} -->"
         if mark not in notes:
             raise ValueError(f"robustness: notes must have the mark {mark}, got none")
-        notes = notes.replace(mark, "\n".join(lines))
-    return f"{notes.strip()}\n\n{said(record)} {record['seconds']} s, seed {record['seed']}.\n"
+        if name in found:
+            about = found[name]
+            lines += ["", f"{said(about)} Seed {about['seed']}."]
+        notes = notes.replace(mark, "\n".join(lines if name in found else ["Not run."]))
+    return f"{notes.strip()}\n"
 
 
 def table(title: str, values: Iterable[str]) -> list[str]:
@@ -122,22 +130,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     go = commands.add_parser("run")
+    go.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     go.add_argument("--kills", type=int, default=50)
     go.add_argument("--damages", type=int, default=320)
     go.add_argument("--seed", type=int, default=0)
     go.add_argument("--out", type=Path, required=True)
     report = commands.add_parser("report")
-    report.add_argument("result", type=Path)
+    report.add_argument("results", type=Path, nargs="+", help="of a part, the last one counts")
     report.add_argument("--notes", type=Path, required=True, help="what stands around the tables")
     report.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.command == "report":
-        record = json.loads(arguments.result.read_text())
-        arguments.out.write_text(page(record, arguments.notes.read_text()))
+        records = [json.loads(path.read_text()) for path in arguments.results]
+        arguments.out.write_text(page(records, arguments.notes.read_text()))
         return
     folder = Path(tempfile.mkdtemp(prefix="robustness-"))
     try:
-        record = run(arguments.kills, arguments.damages, arguments.seed, folder)
+        record = run(arguments.only, arguments.kills, arguments.damages, arguments.seed, folder)
     finally:
         shutil.rmtree(folder)
     arguments.out.write_text(json.dumps(record, indent=1).replace(f"{folder}/", "") + "\n")

@@ -190,7 +190,7 @@ def run_kills(folder: Path, count: int, seed: int, say: Callable[[str], None]) -
         run, mine = folder / f"run{number}", []
         wanted = min(rng.randint(1, 4), count - len(records))
         while True:
-            step, existed = newest_step(run), (run / "config.json").is_file()
+            step = newest_step(run)
             way = WAYS[(len(records) + len(mine)) % len(WAYS)]
             status, place = attempt(run, way, choose(whole, way, rng) if len(mine) < wanted else None, log)
             if status == 0:
@@ -200,9 +200,7 @@ def run_kills(folder: Path, count: int, seed: int, say: Callable[[str], None]) -
             after = newest_step(run)
             if after < step:
                 raise RuntimeError(f"robustness: checkpoints must stay, got {after} steps after {step} in {run}")
-            phase = "unborn" if not (run / "config.json").is_file() else "training"
-            if phase == "training" and after == step:
-                phase = "resume" if existed else "first"
+            phase = "first" if after < 0 else "resume" if after == step else "training"
             mine.append({"run": number, "way": way, "where": place, "phase": phase, "step": after})
         same = digest(run) == whole["digest"] and measured(run) == whole["metrics"]
         records += [{**record, "same": same} for record in mine]
