@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +11,13 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+from c2f_ops.bench import falcon_cells as cells
+from c2f_ops.bench import falcon_data as data
+from c2f_ops.bench import falcon_report as report
+from c2f_ops.bench import falcon_study as study
+from c2f_ops.bench import falcon_synthetic as synthetic
+
 ROOT = Path(__file__).parents[1]
-
-
-def module(name: str):
-    """A module of the folder ``bench`` of this checkout, whatever package `c2f_ops` is."""
-    if "checkout_bench" not in sys.modules:
-        folder = ROOT / "bench"
-        spec = importlib.util.spec_from_file_location(
-            "checkout_bench", folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        sys.modules["checkout_bench"] = importlib.util.module_from_spec(spec)
-    return importlib.import_module(f"checkout_bench.{name}")
-
-
-cells, data, report, study, synthetic = (
-    module(f"falcon_{name}") for name in ("cells", "data", "report", "study", "synthetic")
-)
 rng = np.random.default_rng
 
 
@@ -161,7 +148,8 @@ def test_methods_against_noise_differ():
 
 
 def test_the_large_fit_says_what_it_took():
-    large = module("falcon_large")
+    from c2f_ops.bench import falcon_large as large
+
     cell = cells.Cell("large", "small", "FALCON", 0)
     result = large._costs(cell, large.Size(coarse=12, fine=3, samples=40, width=8, epochs=3))
     assert not abs(result["gap"]) >= 1e-9 and result["peak_mib"] >= result["peak_before_mib"] > 0
@@ -190,7 +178,7 @@ def test_a_run_goes_on_where_it_stopped_and_a_page_is_written(tmp_path, monkeypa
     pages.mkdir(parents=True)
 
     def command(*args: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["falcon_synthetic", *map(str, args)])
+        monkeypatch.setattr("sys.argv", ["falcon_synthetic", *map(str, args)])
         synthetic.main()
 
     options = ("run", "--out", out, "--seeds", 1, "--samples", 8, "--epochs", 1, "--only", "taxonomies")

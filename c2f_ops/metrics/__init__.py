@@ -17,6 +17,7 @@ from .hierarchical import (
     hierarchical_metrics,
     predictions_from_logits,
 )
+from .paired import Interval, McNemar, holm, mcnemar, paired_bootstrap
 from .probe import ProbeReport, linear_probe
 from .prototypes import class_attentive_prototypes, class_attentive_scores, own_and_wrong_distances
 from .relations import graph_edit_distance, relation_accuracy
@@ -26,6 +27,8 @@ __all__ = [
     "CollapseReport",
     "DiscoveryMetrics",
     "HierarchicalMetrics",
+    "Interval",
+    "McNemar",
     "ProbeReport",
     "area_under_risk_coverage",
     "class_attentive_prototypes",
@@ -38,9 +41,12 @@ __all__ = [
     "expected_calibration_error",
     "graph_edit_distance",
     "hierarchical_metrics",
+    "holm",
     "linear_probe",
     "match_classes",
+    "mcnemar",
     "own_and_wrong_distances",
+    "paired_bootstrap",
     "predictions_from_logits",
     "relation_accuracy",
 ]

@@ -1,0 +1,180 @@
+"""MLPH against its ablations: one line per (data, setting, seed), and a page per data set.
+
+    python -m c2f_ops.bench.mlph_study run --data birds --out bench/results/DATE-mlph-birds.jsonl
+    python -m c2f_ops.bench.mlph_study report bench/results/*-mlph-birds.jsonl --notes NOTES --out PAGE
+
+A run goes on where it was interrupted: results in the file are not computed again. All settings of a data set share
+data, network, rates and seeds; nothing is chosen on test images, which each trained network sees once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from c2f_ops.functional import HBP, MLP
+from c2f_ops.hierarchy import Hierarchy
+from c2f_ops.training import Config, load_run, make_config, predict_logits, train
+from c2f_ops.training.evaluate import answers
+from c2f_ops.training.run import load_split
+
+#: What differs from the preset of a data set, so that five seeds of all settings take about an hour of a core.
+DATA: dict[str, dict[str, Any]] = {
+    "birds": {"image_size": 64, "load_size": 64, "padding": 4, "resolutions": (12, 24, 64), "held_out": 0.0},
+    "cub100": {"image_size": 64, "load_size": 72, "resolutions": (16, 32, 64), "precision": "bf16"},
+    "cifar100": {"train_images": 10_000, "precision": "bf16"},
+}
+LEVELS = {"birds": ("family", "genus", "species"), "cub100": ("family", "genus", "species")}
+LEVELS["cifar100"] = ("coarse", "fine")
+EPOCHS = {"birds": 8, "cub100": 8, "cifar100": 10}
+
+
+def settings(data: str) -> Iterator[tuple[str, dict[str, Any], float]]:
+    """Yield (name, changes of the config, factor on the epochs) of all settings of a data set."""
+    levels, base = LEVELS[data], make_config(data, DATA[data])
+    sides, side = base.resolutions, base.image_size
+    fine, everything = levels[-1], [*zip(levels, sides, strict=True)][::-1]
+    alone: dict[str, Any] = {"tasks": ((fine, side),)}
+    yield "A0", {**alone, "interactions": HBP}, 1
+    yield "A1", alone, 1
+    yield "A2", {}, 1
+    yield "A3", {"mode": "joint"}, 1
+    yield "A4", alone, len(levels)
+    yield "A5", {"tasks": tuple((level, side) for level, _ in everything)}, 1
+    yield "A6", {"tasks": tuple((fine, r) for _, r in everything)}, 1
+    for level, r in everything[1:]:
+        yield f"A7 {level}", {"tasks": ((level, r),)}, 1
+    if data == "birds":
+        for name, changes in DESIGN.items():
+            yield f"A8 {name}", {**alone, **changes}, 1
+
+
+#: A8, choices of the pooling, each against A1.
+DESIGN: dict[str, dict[str, Any]] = {
+    "d 128": {"dim": 128},
+    "d 2048": {"dim": 2048},
+    "sqrt caffe": {"sqrt_mode": "caffe"},
+    "sqrt smooth": {"sqrt_mode": "smooth"},
+    "sqrt none": {"sqrt_mode": "none"},
+    "norm joint": {"norm_scope": "joint"},
+    "norm none": {"norm_scope": "none"},
+    "mean": {"pooling": "mean"},
+}
+
+
+def config_of(data: str, changes: Mapping[str, Any], factor: float, seed: int, root: str | None) -> Config:
+    """The config of a cell; the seed is that of weights and shuffles, the data stay the same."""
+    values = {"interactions": MLP, **DATA[data], **changes, "seed": seed, "root": root}
+    if "tasks" in changes:
+        values["resolutions"] = None
+    return make_config(data, values, {"epochs": [EPOCHS[data] * factor]})
+
+
+def result_of(config: Config, data: str) -> dict[str, Any]:
+    """Train, and measure every level at every side of the data set."""
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.process_time()
+        train(config, Path(folder) / "run")
+        seconds = time.process_time() - begun
+        model, config, hierarchy = load_run(Path(folder) / "run")
+    test = load_split(config, "test")
+    images, levels = test.stacked(config.load_size), hierarchy.levels
+    heads = config.trained_levels(levels)
+    own_sides = make_config(data, DATA[data]).resolutions
+    accuracy: dict[str, Any] = {}
+    mapped: dict[str, Any] = {}
+    right: dict[str, str] = {}
+    right_mapped: dict[str, str] = {}
+    for side in reversed(own_sides):
+        logits = predict_logits(model, images, config, side, precision=config.precision)
+        own, upwards = (answers(logits, hierarchy, which) == test.labels for which in (heads, heads[-1:]))
+        accuracy[str(side)] = _shares(own, hierarchy)
+        mapped[str(side)] = _shares(upwards, hierarchy)
+        for k, level in enumerate(levels):
+            if own_sides[k] == side:
+                right[level], right_mapped[level] = _packed(own[:, k]), _packed(upwards[:, k])
+    return {
+        "levels": levels,
+        "heads": [levels[k] for k in heads],
+        "resolutions": own_sides,
+        "accuracy": accuracy,  # {side: {level}}: its own head, else the ancestor of the next finer answer
+        "mapped": mapped,  # of the finest head mapped upwards
+        "images": len(images),
+        "right": right,  # {level: bits, hexadecimal} at its own side
+        "right_mapped": right_mapped,
+        "seconds": round(seconds, 1),
+        "hierarchy": hierarchy.sha256,
+        "data_sha256": hashlib.sha256(images.numpy().tobytes() + test.labels.numpy().tobytes()).hexdigest(),
+        "config": asdict(config),
+    }
+
+
+def unpacked(bits: str, count: int) -> Tensor:
+    """Bool ``[count]`` of what `_packed` wrote."""
+    number = int(bits, 16)
+    return torch.tensor([bool(number >> i & 1) for i in range(count)])
+
+
+def _packed(right: Tensor) -> str:
+    return hex(sum(1 << i for i, value in enumerate(right.tolist()) if value))[2:]
+
+
+def _shares(right: Tensor, hierarchy: Hierarchy) -> dict[str, float]:
+    return dict(zip(hierarchy.levels, right.double().mean(0).tolist(), strict=True))
+
+
+def read(paths: list[Path]) -> list[dict[str, Any]]:
+    """Results so far."""
+    return [json.loads(line) for path in paths if path.exists() for line in path.read_text().splitlines()]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compute what is not in the file, appending each result as it comes."""
+    torch.set_num_threads(1)
+    done = {(r["data"], r["setting"], r["seed"]) for r in read([arguments.out])}
+    wanted = None if arguments.only is None else arguments.only.split(",")
+    for seed in range(arguments.seeds):
+        for setting, changes, factor in settings(arguments.data):
+            if (arguments.data, setting, seed) in done or not (wanted is None or setting.split()[0] in wanted):
+                continue
+            result = result_of(config_of(arguments.data, changes, factor, seed, arguments.root), arguments.data)
+            with arguments.out.open("a") as file:
+                file.write(json.dumps({"data": arguments.data, "setting": setting, "seed": seed, **result}) + "\n")
+            print(setting, seed, result["accuracy"], f"{result['seconds']} s", flush=True)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    go = commands.add_parser("run")
+    go.add_argument("--data", choices=DATA, required=True)
+    go.add_argument("--root", help="folder of the images")
+    go.add_argument("--out", type=Path, required=True)
+    go.add_argument("--seeds", type=int, default=5)
+    go.add_argument("--only", help="settings, comma-separated: A0,A1")
+    page = commands.add_parser("report")
+    page.add_argument("results", type=Path, nargs="+", help="records of one data set")
+    page.add_argument("--notes", type=Path, required=True, help="what stands around the tables")
+    page.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "report":
+        from .mlph_report import write_page
+
+        write_page(read(arguments.results), arguments.out, arguments.notes.read_text())
+    else:
+        run(arguments)
+
+
+if __name__ == "__main__":
+    main()
