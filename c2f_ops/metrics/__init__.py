@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from .calibration import (
+    Bin,
+    area_under_risk_coverage,
+    confident_answers,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability,
+    risk_coverage,
+)
 from .collapse import CollapseReport, collapse_report
+from .confusion import Confusion, confusion_matrix, worst_confusions
 from .contrastive import BoundReport, epsilon_margin, error_bound
 from .discovery import (
     DiscoveryMetrics,
@@ -12,8 +22,6 @@ from .discovery import (
 )
 from .hierarchical import (
     HierarchicalMetrics,
-    area_under_risk_coverage,
-    expected_calibration_error,
     hierarchical_metrics,
     predictions_from_logits,
 )
@@ -23,8 +31,10 @@ from .prototypes import class_attentive_prototypes, class_attentive_scores, own_
 from .relations import graph_edit_distance, relation_accuracy
 
 __all__ = [
+    "Bin",
     "BoundReport",
     "CollapseReport",
+    "Confusion",
     "DiscoveryMetrics",
     "HierarchicalMetrics",
     "Interval",
@@ -35,6 +45,8 @@ __all__ = [
     "class_attentive_scores",
     "clustering_accuracy",
     "collapse_report",
+    "confident_answers",
+    "confusion_matrix",
     "epsilon_margin",
     "error_bound",
     "evaluate_discovery",
@@ -45,8 +57,12 @@ __all__ = [
     "linear_probe",
     "match_classes",
     "mcnemar",
+    "negative_log_likelihood",
     "own_and_wrong_distances",
     "paired_bootstrap",
     "predictions_from_logits",
     "relation_accuracy",
+    "reliability",
+    "risk_coverage",
+    "worst_confusions",
 ]

@@ -1,4 +1,4 @@
-"""Metrics of hierarchical classification: accuracy per level, along the path and in the tree; calibration."""
+"""Metrics of hierarchical classification: accuracy per level, along the path and in the tree."""
 
 from __future__ import annotations
 
@@ -167,41 +167,6 @@ def _path_of_deepest(nodes: Tensor, hierarchy: Hierarchy) -> Tensor:
         parent = hierarchy.parents[k][path[:, k].clamp(min=0)]  # type: ignore[index]
         path[:, k - 1] = torch.where(known, parent, path[:, k - 1])
     return path
-
-
-def expected_calibration_error(confidence: Tensor, correct: Tensor, *, bins: int = 15) -> float:
-    """Return the expected calibration error over bins of equal mass: sum over bins of share * |confidence - accuracy|.
-
-    Args:
-        confidence: ``[N]``, probability given to the answer.
-        correct: ``[N]``, bool.
-        bins: number of bins; sizes differ by at most one image.
-    """
-    _check_answers("expected_calibration_error", confidence, correct)
-    if bins < 1:
-        raise ValueError(f"expected_calibration_error: bins must be at least 1, got {bins}")
-    gap = (confidence.double() - correct.double())[confidence.argsort(stable=True)]
-    return float(sum(part.sum().abs() for part in gap.tensor_split(bins)) / len(gap)) if len(gap) else float("nan")
-
-
-def area_under_risk_coverage(confidence: Tensor, correct: Tensor) -> float:
-    """Return the mean error rate of the n most confident answers over n = 1 .. N (lower is better).
-
-    Args:
-        confidence: ``[N]``; equal values keep their order.
-        correct: ``[N]``, bool.
-    """
-    _check_answers("area_under_risk_coverage", confidence, correct)
-    wrong = (~correct.bool())[confidence.argsort(descending=True, stable=True)].double()
-    return float((wrong.cumsum(0) / torch.arange(1, len(wrong) + 1, device=wrong.device)).mean())
-
-
-def _check_answers(function: str, confidence: Tensor, correct: Tensor) -> None:
-    if confidence.ndim != 1 or confidence.shape != correct.shape:
-        raise ValueError(
-            f"{function}: confidence and correct must have one shape [N], "
-            f"got {list(confidence.shape)} and {list(correct.shape)}"
-        )
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,25 @@ from ..metrics import hierarchical_metrics, predictions_from_logits
 from ..models import MLPH
 from .augment import centre_crop, to_input
 from .config import Config
+from .machine import say
 from .sampler import ImageBatches
+from .summaries import (
+    Outputs,
+    calibration_of,
+    confidence_of,
+    confusions,
+    error_heights,
+    heads_that_lose,
+    selective_answers,
+    worst_pairs,
+)
+
+
+class Temperatures(Protocol):
+    """What a calibration must have for an evaluation to use it."""
+
+    def temperature(self, level: int, side: int | None) -> float:
+        """Return the number that the logits of a level are divided by for images of a side."""
 
 
 @torch.inference_mode()
@@ -75,36 +93,66 @@ def evaluate(
     *,
     resolutions: Sequence[int] | None = None,
     precision: str = "fp32",
+    calibration: Temperatures | None = None,
+    keep: bool = False,
+    console: Any = None,
 ) -> dict[str, Any]:
     """Measure all levels at all resolutions, by default those that the run was trained at or has for its levels.
 
     Args:
         model: see `predict_logits`.
-        images: uint8 ``[N, 3, load, load]``.
+        images: see `predict_logits`.
         labels: LongTensor ``[N, K]``, coarse to fine, -1 for unknown.
         hierarchy: their tree.
         config: of the run.
         resolutions: sides in pixels.
         precision: see `predict_logits`.
+        calibration: temperatures per level and side; calibration is then measured before and after them.
+        keep: give also what the heads said image by image: ``outputs``, an `Outputs`, which is not JSON data.
+        console: a rich console for progress; None for silence.
 
     Returns:
-        JSON data: ``own_resolution`` {level: accuracy}; ``accuracy`` and ``mapped_accuracy`` {side: {level: accuracy}},
-        the latter of the ancestors of the finest trained head's answer; ``hierarchical`` {side: metrics}; ``tasks``
-        [[level, side]] of the training; counts and settings. A level whose head no task trained has accuracy None, and
-        in ``hierarchical`` the ancestor of the next finer answer.
+        JSON data, falling sides and levels coarse to fine:
+
+        - ``own_resolution`` {level: accuracy}; ``accuracy`` and ``mapped_accuracy`` {side: {level: accuracy}}, the
+          latter of the ancestors of the finest trained head's answer;
+        - ``heads_that_lose``: where a head is less accurate than that: level, side, difference and standard error;
+        - ``hierarchical`` {side: metrics with their counts};
+        - ``error_heights`` {side: images whose finest answer meets the truth at height 0, 1, .., K}, 0 for right ones;
+        - ``calibration`` {side: {level: error, log-likelihood, bins [confidence, accuracy, count]}};
+        - ``selective`` {side: area under and points of the risk-coverage curve per level, and for each threshold of
+          confidence what is answered (`c2f_ops.metrics.confident_answers`)};
+        - ``confusion`` of the coarsest trained level, rows true, and ``worst_confusions`` of the finest;
+        - ``tasks`` [[level, side]] of the training; counts and settings.
+
+        A level whose head no task trained has accuracy None, no calibration, and in ``hierarchical`` the ancestor of
+        the next finer answer.
     """
     levels, heads = hierarchy.levels, config.trained_levels(hierarchy.levels)
     sides = sorted(set(config.measured_sides if resolutions is None else resolutions), reverse=True)
-    accuracy, mapped, tree = {}, {}, {}
+    truth = hierarchy.validate_labels(labels).cpu()
+    accuracy, mapped, tree, calibrated, selective, kept = {}, {}, {}, {}, {}, []
     for side in sides:
+        say(console, f"measuring {len(images)} images at {side} px ...")
         logits = predict_logits(model, images, config, side, precision=precision)
-        own = hierarchical_metrics(answers(logits, hierarchy, heads), labels, hierarchy)
-        upwards = hierarchical_metrics(answers(logits, hierarchy, heads[-1:]), labels, hierarchy)
-        accuracy[str(side)] = {name: own.accuracy[k] if k in heads else None for k, name in enumerate(levels)}
-        mapped[str(side)] = {name: upwards.accuracy[k] if k <= heads[-1] else None for k, name in enumerate(levels)}
-        tree[str(side)] = own.to_dict()
+        predicted, upwards = answers(logits, hierarchy, heads), answers(logits, hierarchy, heads[-1:])
+        temperatures = {k: 1.0 if calibration is None else calibration.temperature(k, side) for k in heads}
+        confidence = confidence_of(logits, temperatures)
+        own, from_finest = (hierarchical_metrics(nodes, truth, hierarchy) for nodes in (predicted, upwards))
+        key = str(side)
+        accuracy[key] = {name: own.accuracy[k] if k in heads else None for k, name in enumerate(levels)}
+        mapped[key] = {name: from_finest.accuracy[k] if k <= heads[-1] else None for k, name in enumerate(levels)}
+        tree[key] = own.to_dict()
+        calibrated[key] = {
+            levels[k]: calibration_of(logits[k], truth[:, k], None if calibration is None else temperatures[k])
+            for k in heads
+        }
+        selective[key] = selective_answers(predicted, confidence, truth, hierarchy, heads)
+        kept.append((predicted, upwards, confidence))
+    nodes, ancestors, confidences = (torch.stack(values) for values in zip(*kept, strict=True))
+    outputs = Outputs(tuple(sides), nodes, ancestors, confidences, truth)
     own_sides = dict(zip(levels, config.own_sides(levels), strict=True))
-    return {
+    metrics = {
         "images": len(images),
         "hierarchy": hierarchy.sha256,
         "resolutions": own_sides,
@@ -114,7 +162,14 @@ def evaluate(
         },
         "accuracy": accuracy,
         "mapped_accuracy": mapped,
+        "heads_that_lose": heads_that_lose(outputs, hierarchy, heads),
         "hierarchical": tree,
+        "error_heights": error_heights(outputs, hierarchy, heads[-1]),
+        "calibration": calibrated,
+        "selective": selective,
+        "confusion": confusions(outputs, hierarchy, heads[0], own_sides[levels[heads[0]]]),
+        "worst_confusions": worst_pairs(outputs, hierarchy, heads[-1], own_sides[levels[heads[-1]]]),
         "precision": precision,
         "degrade": degrade_settings(),
     }
+    return {**metrics, "outputs": outputs} if keep else metrics
