@@ -1,0 +1,377 @@
+"""The page: what an evaluation found, in words, tables, charts and pictures, in one file without script."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...data import degrade
+from ...data.degrade import resize_uint8
+from ...hierarchy import Hierarchy
+from ..augment import centre_crop
+from ..config import Config
+from ..logs import plain
+from ..loop import ImageBatches
+from ..summaries import Outputs
+from . import figures
+from .style import CSS
+
+NOTHING = "\N{EN DASH}"
+LARGEST_PICTURE = 128  # pixels
+
+
+def write_page(
+    metrics: Mapping[str, Any],
+    outputs: Outputs,
+    images: ImageBatches,
+    hierarchy: Hierarchy,
+    config: Config,
+    path: Path,
+    *,
+    title: str = "Evaluation",
+) -> Path:
+    """Write an evaluation as one HTML file with everything inside: no network, no script.
+
+    Args:
+        metrics: of `c2f_ops.training.evaluate`; all numbers of the page are from here.
+        outputs: of the same evaluation; says which images to show.
+        images: those evaluated.
+        hierarchy: names of the classes.
+        config: of the run.
+        path: file to write.
+        title: heading.
+
+    Returns:
+        ``path``.
+    """
+    metrics = plain(metrics)
+    sections = [
+        _summary(metrics, title),
+        _table(metrics, config),
+        _curves(metrics),
+        _paths(metrics),
+        _calibration(metrics, config),
+        _selective(metrics, config),
+        _confusion(metrics, hierarchy),
+        _worst(metrics, outputs, images, hierarchy, config),
+        _settings(metrics, hierarchy, config),
+    ]
+    path.write_text(
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(filter(None, sections))
+        + "\n</main>\n</body>\n</html>\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return NOTHING if value is None else f"{100 * value:.{digits}f}"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
+    """A table; the first cell of each row is its name. Cells are HTML."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{row[0]}</th>'
+        + "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    said = f"<caption>{caption}</caption>" if caption else ""
+    return f'<div class="scroll"><table>{said}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _key(metrics: Mapping[str, Any], dashed: str = "") -> str:
+    """Colours of the levels, finest first."""
+    parts = [
+        f'<span><i class="{figures.colour(metrics, level)}"></i>{escape(level)}</span>'
+        for level in reversed(metrics["resolutions"])
+    ]
+    if dashed:
+        parts.append(f'<span><i class="dashed none"></i>{dashed}</span>')
+    return f'<div class="key">{"".join(parts)}</div>'
+
+
+def _charts(charts: Sequence[str]) -> str:
+    return f'<div class="charts">{"".join(f"<div>{chart}</div>" for chart in charts)}</div>'
+
+
+def _sides(metrics: Mapping[str, Any], config: Config) -> list[int]:
+    """The sides of the run that were measured, falling; all of them where there is none."""
+    own = [side for side in config.measured_sides if str(side) in metrics["accuracy"]]
+    return own or [int(side) for side in metrics["accuracy"]]
+
+
+def _summary(metrics: Mapping[str, Any], title: str) -> str:
+    tiles = []
+    for level, value in reversed(metrics["own_resolution"].items()):
+        if value is not None:
+            side = metrics["resolutions"][level]
+            n = metrics["hierarchical"][str(side)]["num_labeled"][level]
+            error = 100 * figures.binomial_error(value, n)
+            tiles.append((f"{_percent(value)} %", f"{escape(level)} at {side} px, \N{PLUS-MINUS SIGN}{error:.1f}"))
+    side = next(iter(metrics["accuracy"]))
+    tree = metrics["hierarchical"][side]
+    tiles.append((f"{_percent(tree['full_path_accuracy'])} %", f"right at every level at {side} px"))
+    tiles.append((f"{_percent(tree['inconsistency_rate'])} %", f"answers that contradict the tree at {side} px"))
+    shown = "".join(f'<div class="tile"><b>{value}</b><span>{words}</span></div>' for value, words in tiles)
+    what = f"{metrics['images']} images of {escape(str(metrics.get('data', 'the data')))}"
+    split = f", split {escape(str(metrics['split']))}" if "split" in metrics else ""
+    return (
+        f'<h1>{escape(title)}</h1><p class="quiet">{what}{split}; {len(metrics["accuracy"])} resolutions. Answers of '
+        f"independent heads.</p>"
+        f'<div class="tiles">{shown}</div>'
+    )
+
+
+def _table(metrics: Mapping[str, Any], config: Config) -> str:
+    sides, levels = _sides(metrics, config), list(metrics["resolutions"])
+    trained = {(level, side) for level, side in metrics["tasks"]}
+    finest = max((level for level, _ in metrics["tasks"]), key=levels.index)
+    rows = []
+    for level in reversed(levels):
+        row = [escape(level)]
+        for side in sides:
+            value, mapped = (metrics[table][str(side)][level] for table in ("accuracy", "mapped_accuracy"))
+            above = levels.index(level) < levels.index(finest)
+            kind = "shade trained" if (level, side) in trained else "shade"
+            note = f"<small>{_percent(mapped)} mapped</small>" if above else ""
+            row.append(f'<td class="{kind}" style="--share: {value or 0:.3f}">{_percent(value)}{note}</td>')
+        rows.append(row)
+    lead = (
+        f"Accuracy of each head at each resolution, %. Framed: trained at that resolution. Below, mapped: the class of \
+that level above the answer of the {escape(finest)} head."
+    )
+    losing = [row for row in metrics["heads_that_lose"] if row["side"] in sides]
+    said = "".join(f"<li>{_losing(row, finest)}</li>" for row in losing)
+    verdict = "<p>No coarse head is worse than the finest one mapped upwards.</p>" if len(levels) > 1 else ""
+    if said:
+        verdict = f"<p>Heads worse than the {escape(finest)} head mapped upwards, which are of no use there:</p><ul>{said}</ul>"
+    return (
+        "<h2>Every level at every resolution</h2>"
+        + f'<p class="quiet">{lead}</p>'
+        + _rows(["", *(f"{side} px" for side in sides)], rows)
+        + verdict
+    )
+
+
+def _losing(row: Mapping[str, Any], finest: str) -> str:
+    difference, error = 100 * row["difference"], 100 * row["standard_error"]
+    text = f"{escape(row['level'])} at {row['side']} px: {difference:.1f} points behind, standard error {error:.1f}"
+    return text if difference > 2 * error else text + "; no detectable difference"
+
+
+def _curves(metrics: Mapping[str, Any]) -> str:
+    dashed = "finest head mapped upwards" if len(metrics["resolutions"]) > 1 else ""
+    return (
+        "<h2>What is left as images get smaller</h2>"
+        '<p class="quiet">Bands are one binomial standard error; a dot marks the resolution that a level is measured at as '
+        "its own. On the right the areas say how far down the tree the finest answer is right; grey is wrong at the "
+        "top.</p>" + _key(metrics, dashed) + _charts([figures.accuracy_chart(metrics), figures.depth_chart(metrics)])
+    )
+
+
+def _paths(metrics: Mapping[str, Any]) -> str:
+    head = ["side", "whole path, %", "inconsistent, %", "severity", "distance", "hP, %", "hR, %", "hF, %", "images"]
+    rows = [
+        [
+            f"{side} px",
+            _percent(row["full_path_accuracy"]),
+            _percent(row["inconsistency_rate"]),
+            _number(row["lca_severity"]),
+            _number(row["hierarchical_distance"]),
+            *(_percent(row[f"hierarchical_{name}"]) for name in ("precision", "recall", "f1")),
+            str(row["num_paths"]),
+        ]
+        for side, row in metrics["hierarchical"].items()
+    ]
+    lead = (
+        "Whole path: right at every level. Inconsistent: some answer is not the parent of the one below it. Severity: mean "
+        "height at which a wrong finest answer meets the truth (1: same parent); distance: the same over all images. hP, hR, "
+        "hF: overlap of the answer and its ancestors with the true ones."
+    )
+    return f'<h2>Along the tree</h2><p class="quiet">{lead}</p>{_rows(head, rows)}'
+
+
+def _calibration(metrics: Mapping[str, Any], config: Config) -> str:
+    sides = _sides(metrics, config)
+    scaled = any("ece_scaled" in row for rows in metrics["calibration"].values() for row in rows.values())
+    head = ["level", "side", "images", "ECE, %", "NLL"]
+    head += ["temperature", "ECE scaled, %", "NLL scaled"] if scaled else []
+    rows = []
+    for side in sides:
+        for level, row in reversed(metrics["calibration"][str(side)].items()):
+            cells = [escape(level), f"{side} px", str(row["images"]), _percent(row["ece"]), _number(row["nll"], 3)]
+            if scaled:
+                cells += [
+                    _number(row.get("temperature")),
+                    _percent(row.get("ece_scaled")),
+                    _number(row.get("nll_scaled"), 3),
+                ]
+            rows.append(cells)
+    lead = (
+        "A calibrated head is right as often as it says. ECE: expected calibration error over 15 bins of equal mass; NLL: "
+        "negative log-likelihood of the true class, in nats. "
+    )
+    lead += (
+        "Hollow and dashed: after temperature scaling."
+        if scaled
+        else "The run has no temperatures: before scaling only."
+    )
+    charts = [*figures.calibration_charts(metrics), *(figures.reliability_chart(metrics, side) for side in sides)]
+    return (
+        f'<h2>Calibration</h2><p class="quiet">{lead}</p>{_key(metrics, "after temperature scaling" if scaled else "")}'
+        f"{_charts(charts)}<details><summary>Numbers</summary>{_rows(head, rows)}</details>"
+    )
+
+
+def _selective(metrics: Mapping[str, Any], config: Config) -> str:
+    sides = _sides(metrics, config)
+    areas = [
+        [escape(level), *(_percent(metrics["selective"][str(side)]["aurc"].get(level)) for side in sides)]
+        for level in reversed(metrics["selective"][str(sides[0])]["aurc"])
+    ]
+    blocks = []
+    for i, side in enumerate(sides):
+        rows = [
+            [
+                f"{row['threshold']:g}",
+                *(
+                    f"<td>{_percent(row['coverage'][level])}<small>{_percent(row['accuracy'][level])} right</small></td>"
+                    for level in metrics["resolutions"]
+                ),
+                _number(row["mean_depth"]),
+                _percent(row["hierarchical_precision"]),
+                _percent(row["hierarchical_recall"]),
+            ]
+            for row in metrics["selective"][str(side)]["thresholds"]
+        ]
+        head = ["confidence", *(f"{escape(level)}, %" for level in metrics["resolutions"]), "depth", "hP, %", "hR, %"]
+        opened = " open" if i == 0 else ""
+        blocks.append(f"<details{opened}><summary>Answered at {side} px</summary>{_rows(head, rows)}</details>")
+    lead = (
+        "The curves say how often a level is wrong if it answers only its most confident images; AURC is the mean height. "
+        "The tables go down the tree as long as every level reaches a confidence and continues the one above: share of "
+        "images answered, below it the share of right ones among them; depth is the mean number of levels answered."
+    )
+    table = _rows(["AURC, %", *(f"{side} px" for side in sides)], areas)
+    return (
+        f'<h2>Answering only when sure</h2><p class="quiet">{lead}</p>{_key(metrics)}'
+        f"{_charts([figures.risk_chart(metrics, side) for side in sides])}{table}{''.join(blocks)}"
+    )
+
+
+def _confusion(metrics: Mapping[str, Any], hierarchy: Hierarchy) -> str:
+    data = metrics["confusion"]
+    level = data["level"]
+    total, shown = len(hierarchy.names[hierarchy.levels.index(level)]), len(data["classes"])
+    which = "" if shown == total else f" Shown are the {shown} of {total} classes with most errors."
+    maps = "".join(f'<div class="scroll">{drawn}</div>' for drawn in figures.confusion_maps(metrics, hierarchy))
+    return (
+        f'<h2>Confusion by {escape(level)}</h2><p class="quiet">Rows are true classes, columns answers; the shade is the '
+        f"share of the row, blue for right and red for wrong.{which}</p>"
+        f'<div class="charts">{maps}</div>'
+    )
+
+
+def _worst(
+    metrics: Mapping[str, Any], outputs: Outputs, images: ImageBatches, hierarchy: Hierarchy, config: Config
+) -> str:
+    data = metrics["worst_confusions"]
+    level, i = hierarchy.levels.index(data["level"]), outputs.sides.index(data["side"])
+
+    def name(k: int, index: int) -> str:
+        return escape(hierarchy.names[k][index].replace("_", " "))
+
+    def pictures(rows: Sequence[int], words: str) -> str:
+        seen = "".join(
+            f'<img src="{_jpeg(images[torch.tensor([row])], config, data["side"])}" alt="{words}">' for row in rows
+        )
+        return f"<span>{seen}</span>"
+
+    cards = []
+    for pair in data["pairs"]:
+        true, taken = name(level, pair["true"]), name(level, pair["predicted"])
+        like = _examples(outputs, i, level, pair["predicted"])
+        shared = level + 1 - pair["height"]  # levels from the root
+        ancestor = _ancestor(hierarchy, level, pair["true"], shared - 1) if shared else 0
+        meet = (
+            f"Both are {escape(hierarchy.levels[shared - 1])} {name(shared - 1, ancestor)}."
+            if shared
+            else f"They differ at every level, from {escape(hierarchy.levels[0])} down."
+        )
+        count, of = pair["count"], pair["labeled"]
+        cards.append(
+            f'<div class="pair"><div><figure style="--n: {len(pair["images"])}"><figcaption><b>{true}</b><br>'
+            f'<span class="wrong" style="display: inline">called {taken}</span></figcaption>'
+            f"{pictures(pair['images'], true)}</figure>"
+            + (
+                f'<figure style="--n: {len(like)}"><figcaption><b>{taken}</b></figcaption>{pictures(like, taken)}</figure>'
+                if like
+                else ""
+            )
+            + f"</div><p>{count} of {of} images, mean confidence {100 * pair['confidence']:.0f} %. {meet}</p></div>"
+        )
+    if not cards:
+        return f"<h2>Worst confusions</h2><p>No {escape(data['level'])} was taken for another.</p>"
+    return (
+        f'<h2>Worst confusions</h2><p class="quiet">Pairs of {escape(data["level"])} that add most to the distance in the '
+        f"tree at {data['side']} px: images mistaken, the most confident first, and images of the class they were taken for, "
+        f'as the network sees them.</p><div class="pairs">{"".join(cards)}</div>'
+    )
+
+
+def _examples(outputs: Outputs, side: int, level: int, index: int, count: int = 2) -> list[int]:
+    """Images of a class, those answered right and with most confidence first."""
+    rows = (outputs.labels[:, level] == index).nonzero()[:, 0]
+    right = outputs.predicted[side, rows, level] == index
+    return rows[(right + outputs.confidence[side, rows, level]).argsort(descending=True, stable=True)][:count].tolist()
+
+
+def _ancestor(hierarchy: Hierarchy, level: int, index: int, above: int) -> int:
+    for k in range(level, above, -1):
+        index = int(hierarchy.parents[k][index])  # type: ignore[index]
+    return index
+
+
+def _jpeg(image: Tensor, config: Config, side: int) -> str:
+    """Return ``[1, 3, load, load]`` as seen at a side, as a data URI."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError('report: Pillow is not installed; pip install "c2f_ops[train]"') from None
+    seen = degrade(centre_crop(image, config.image_size), side)
+    size = min(config.image_size, LARGEST_PICTURE)
+    pixels = resize_uint8(seen, (size, size))[0].permute(1, 2, 0).contiguous().numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _settings(metrics: Mapping[str, Any], hierarchy: Hierarchy, config: Config) -> str:
+    degraded = metrics["degrade"]
+    entries = {
+        "model": f"{config.backbone}, d {config.dim}, trained {config.mode}, precision {metrics['precision']}",
+        "tasks": ", ".join(f"{level} at {side} px" for level, side in metrics["tasks"]),
+        "input": f"{config.image_size} px, seen at side r: {degraded['down']} down to r, {degraded['up']} up",
+        "hierarchy": ", ".join(f"{n} {level}" for level, n in zip(hierarchy.levels, hierarchy.sizes, strict=True))
+        + f"; sha256 {metrics['hierarchy']}",
+    }
+    if "corrupt" in metrics:
+        entries["unreadable"] = f"{metrics['corrupt']} images"
+    shown = "".join(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in entries.items())
+    return f"<h2>Settings</h2><dl>{shown}</dl>"

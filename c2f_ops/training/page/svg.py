@@ -1,0 +1,157 @@
+"""Charts as inline SVG; colours are CSS classes, so that one chart serves light and dark pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+WIDTH, LEFT, RIGHT, BOTTOM = 380, 42, 12, 38
+Points = Sequence[tuple[float, float]]
+
+
+class Chart:
+    """Axes and what is drawn between them, in data coordinates.
+
+    Args:
+        title: above the axes.
+        x, y: names of the axes.
+        x_range, y_range: least and greatest values shown; a range without width is widened.
+        log: the x axis is logarithmic.
+        height: of the whole, in pixels; the width is 380.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        x: str,
+        y: str,
+        x_range: tuple[float, float],
+        y_range: tuple[float, float] = (0.0, 1.0),
+        *,
+        log: bool = False,
+        height: int = 260,
+    ) -> None:
+        self._title, self._names, self._log = title, (x, y), log
+        self._x, self._y = (self._scale(x_range[0]), self._scale(x_range[1])), y_range
+        if self._x[0] == self._x[1]:
+            self._x = (self._x[0] - 0.5, self._x[1] + 0.5)
+        self._top, self._height = 30, height
+        self._pieces: list[str] = []
+
+    def _scale(self, value: float) -> float:
+        return math.log(value) if self._log else value
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Return the pixel of a point; values out of range stay at the border."""
+        u = (self._scale(x) - self._x[0]) / (self._x[1] - self._x[0])
+        v = (y - self._y[0]) / (self._y[1] - self._y[0])
+        u, v = min(max(u, 0.0), 1.0), min(max(v, 0.0), 1.0)
+        floor = self._height - BOTTOM
+        return LEFT + u * (WIDTH - LEFT - RIGHT), floor - v * (floor - self._top)
+
+    def _path(self, points: Points) -> str:
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
+
+    def line(self, points: Points, style: str, *, dashed: bool = False) -> None:
+        """Join points; ``style`` is a class that sets the colour."""
+        if points:
+            kind = "line dashed" if dashed else "line"
+            self._pieces.append(f'<polyline class="{kind} {style}" points="{self._path(points)}"/>')
+
+    def area(self, lower: Points, upper: Points, style: str, *, faint: bool = False) -> None:
+        """Fill between two lines over the same places."""
+        if lower:
+            kind = "band" if faint else "area"
+            self._pieces.append(f'<polygon class="{kind} {style}" points="{self._path([*lower, *reversed(upper)])}"/>')
+
+    def dot(self, x: float, y: float, style: str, note: str, *, radius: float = 3.0, hollow: bool = False) -> None:
+        """Mark a point; ``note`` shows under the pointer."""
+        px, py = self.at(x, y)
+        kind = "ring" if hollow else "dot"
+        self._pieces.append(
+            f'<circle class="{kind} {style}" cx="{px:.1f}" cy="{py:.1f}" r="{radius:g}">'
+            f"<title>{escape(note)}</title></circle>"
+        )
+
+    def svg(self, x_ticks: Sequence[float], y_ticks: Sequence[float], *, percent: str = "") -> str:
+        """Return the element. ``percent`` has the letters of the axes whose ticks are shares."""
+
+        def written(axis: str, value: float) -> str:
+            return f"{100 * value:.0f}" if axis in percent else f"{value:g}"
+
+        floor, grid = self._height - BOTTOM, []
+        for value in y_ticks:
+            _, y = self.at(math.exp(self._x[0]) if self._log else self._x[0], value)
+            grid.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            grid.append(f'<text class="tick end" x="{LEFT - 6}" y="{y + 3.5:.1f}">{written("y", value)}</text>')
+        for value in x_ticks:
+            x, _ = self.at(value, self._y[0])
+            grid.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{self._top}" y2="{floor}"/>')
+            grid.append(f'<text class="tick mid" x="{x:.1f}" y="{floor + 14}">{written("x", value)}</text>')
+        name_x, name_y = (escape(name) for name in self._names)
+        return (
+            f'<svg viewBox="0 0 {WIDTH} {self._height}" role="img" aria-label="{escape(self._title)}: {name_y} against '
+            f'{name_x}"><text class="head" x="0" y="12">{escape(self._title)}</text>{"".join(grid)}'
+            f'<path class="axis" d="M{LEFT} {self._top}V{floor}H{WIDTH - RIGHT}"/>{"".join(self._pieces)}'
+            f'<text class="name mid" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{self._height - 4}">{name_x}</text>'
+            f'<text class="name" x="0" y="{self._top - 5}">{name_y}</text></svg>'
+        )
+
+
+def log_ticks(values: Sequence[int], *, apart: float = 1.3) -> list[int]:
+    """Choose from rising values those that have room on a logarithmic axis, the greatest among them."""
+    kept: list[int] = []
+    for value in sorted(set(values), reverse=True):
+        if not kept or kept[-1] >= apart * value:
+            kept.append(value)
+    return kept[::-1]
+
+
+def round_ticks(top: float, count: int = 5) -> list[float]:
+    """Return round values 0, step, 2 step, .. from 0 to at least ``top``, about ``count`` of them."""
+    if not top > 0:
+        return [0.0, 1.0]
+    power = 10.0 ** math.floor(math.log10(top / count))
+    step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power * count >= top * (1 - 1e-9))
+    return [round(i * step, 10) for i in range(math.ceil(top / step * (1 - 1e-9)) + 1)]
+
+
+def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], title: str, *, cell: int = 15) -> str:
+    """Draw a confusion matrix: rows true, columns predicted, shade the share of the row.
+
+    Args:
+        names: of the classes.
+        counts: ``[n, n]``.
+        title: above it.
+        cell: side of a cell in pixels.
+    """
+    n, label, top = len(names), 150, 46
+    pieces = []
+    for i, row in enumerate(counts):
+        total, y = sum(row), top + i * cell
+        pieces.append(
+            f'<text class="tick end" x="{label - 22}" y="{y + cell - 4}">{escape(shortened(names[i], 20))}'
+            f"<title>{escape(names[i])}</title></text>"
+            f'<text class="tick end" x="{label - 4}" y="{y + cell - 4}">{i + 1}</text>'
+            f'<text class="tick mid" x="{label + (i + 0.5) * cell:g}" y="{top - 4}">{i + 1}</text>'
+        )
+        for j, count in enumerate(row):
+            if count:
+                said = "right" if i == j else f"called {names[j]}"
+                pieces.append(
+                    f'<rect class="{"hit" if i == j else "miss"}" x="{label + j * cell}" y="{y}" width="{cell - 1}" '
+                    f'height="{cell - 1}" fill-opacity="{0.12 + 0.88 * count / total:.2f}"><title>'
+                    f"{escape(names[i])}: {count} of {total} {escape(said)}</title></rect>"
+                )
+    side, width = n * cell, max(label + n * cell + 8, 300)
+    return (
+        f'<svg class="fixed" viewBox="0 0 {width} {top + side + 6}" width="{width}" height="{top + side + 6}" role="img" '
+        f'aria-label="{escape(title)}"><text class="head" x="0" y="12">{escape(title)}</text>'
+        f'<rect class="frame" x="{label - 0.5}" y="{top - 0.5}" width="{side}" height="{side}"/>{"".join(pieces)}</svg>'
+    )
+
+
+def shortened(name: str, length: int) -> str:
+    """Cut a name that is too long."""
+    return name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
