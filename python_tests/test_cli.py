@@ -50,11 +50,15 @@ def test_train_evaluate_predict(monkeypatch, capsys, tmp_path) -> None:
 
     assert call(monkeypatch, "evaluate", run, "--json") == 0
     again = json.loads(capsys.readouterr().out)
-    assert again["accuracy"] == trained["accuracy"] and "training_seconds" in again
-    assert call(monkeypatch, "evaluate", run, "--resolutions", "24,12", "--split", "train") == 0
+    assert {side: again["accuracy"][side] for side in trained["accuracy"]} == trained["accuracy"]
+    assert len(again["accuracy"]) > 10 and json.loads((run / "evaluation" / "metrics.json").read_text()) == again
+    assert {path.name for path in (run / "evaluation").iterdir()} == {"index.html", "metrics.json", "predictions.npz"}
+    arguments = ("--grid", "24,12", "--split", "train", "--no-html", "--out", tmp_path / "out")
+    assert call(monkeypatch, "evaluate", run, *arguments) == 0
     said = capsys.readouterr().out
     assert "24 px" in said and "40 train images" in said
-    assert json.loads((run / "metrics.json").read_text()) == again, "other measurements do not replace metrics.json"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "predictions.npz"}
+    assert json.loads((run / "metrics.json").read_text()) == trained, "an evaluation has a folder of its own"
 
     assert (
         call(monkeypatch, "predict", run, run / "contact_sheet.png", run / "curves.png", "--resolution", "8", "--json")

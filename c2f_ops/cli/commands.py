@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, contrastive, discover, falcon, mlph, resolutions, selfsup
+from . import bench, contrastive, discover, evaluate, falcon, mlph, resolutions, selfsup
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -25,7 +25,7 @@ def _print_info() -> None:
     print(format_info(info()))
 
 
-app.command("evaluate")(mlph.evaluate_run)
+app.command("evaluate")(evaluate.evaluate_run)
 app.command("predict")(mlph.predict_images)
 app.command("resolutions")(resolutions.search)
 app.command("info")(_print_info)

@@ -1,14 +1,12 @@
-"""`c2f train mlph`, and what is done with its runs: `c2f evaluate`, `c2f predict`."""
+"""`c2f train mlph`, and `c2f predict` with its runs."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ._common import (
     DATA,
@@ -33,6 +31,7 @@ from ._common import (
     option,
     stoppable,
 )
+from .evaluate import show
 
 
 def train_mlph(
@@ -106,7 +105,7 @@ def train_mlph(
     with stoppable(console, "train mlph", run):
         metrics = train(config, run, resume=resume is not None, console=console)
     if metrics is not None:
-        _show(console, metrics, f"{metrics['data']}, {metrics['images']} test images")
+        show(console, metrics, f"{metrics['data']}, {metrics['images']} test images")
         console.print(f"run folder: {run}", highlight=False)
 
 
@@ -115,38 +114,6 @@ def _parsed_tasks(text: str) -> list[tuple[str, int]]:
         return [(level.strip(), int(side)) for level, _, side in (part.rpartition("@") for part in text.split(","))]
     except ValueError:
         raise ValueError(f"--tasks must be level@side separated by commas, got {text!r}") from None
-
-
-def evaluate_run(
-    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
-    root: Annotated[Path | None, option(DATA, "Folder of the data, where it has moved.")] = None,
-    split: Annotated[str, option(DATA, "test or train.")] = "test",
-    resolutions: Annotated[str | None, option(DATA, "Other sides to measure at, comma-separated; prints only.")] = None,
-    best: Annotated[bool, option(DATA, "The model that was best on held-out images; prints only.", "--best")] = False,
-    device: OnDevice = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Measure a run: every level at every resolution. On the test split, metrics.json is written anew."""
-    from ..training import evaluate, load_run
-    from ..training.run import load_split, write_metrics
-
-    model, config, hierarchy = load_run(run, device, best=best)
-    config = config if root is None else replace(config, root=str(root))
-    dataset = load_split(config, split)
-    if dataset.hierarchy != hierarchy:
-        raise ValueError(f"evaluate: data must have the hierarchy of the run, {hierarchy!r}, got {dataset.hierarchy!r}")
-    sides = None if resolutions is None else listed("resolutions", resolutions, int)
-    metrics = evaluate(
-        model, dataset.stacked(config.load_size), dataset.labels, hierarchy, config, resolutions=sides,
-        precision=config.precision,
-    )  # fmt: skip
-    metrics = {"data": config.data, "split": split, **metrics}
-    if split == "test" and sides is None and not best:
-        metrics = write_metrics(run, metrics)
-    if as_json:
-        print(json.dumps(metrics, indent=2))
-    else:
-        _show(make_console(), metrics, f"{config.data}, {metrics['images']} {split} images")
 
 
 def predict_images(
@@ -174,10 +141,3 @@ def predict_images(
         for level, guess in answer["levels"].items():
             mark = "  [dim]<- trained for this resolution[/dim]" if level == own else ""
             console.print(f"  {level:10s} {guess['probability']:6.1%}  {guess['name']}{mark}", highlight=False)
-
-
-def _show(console: Console, metrics: dict[str, Any], title: str) -> None:
-    from ..training.report import format_table
-
-    console.print()
-    console.print(format_table(metrics, title))

@@ -27,11 +27,12 @@ def format_table(metrics: Mapping[str, Any], title: str) -> Any:
     """Lay out accuracy as a rich table: a row per level, fine to coarse, a column per resolution.
 
     The levels trained at a resolution are bold. Beside each head's accuracy, in brackets, that of the prediction of the
-    finest trained head mapped upwards.
+    finest trained head mapped upwards. Of many resolutions only those of the run are shown.
     """
     from rich.table import Table
 
     accuracy, mapped = metrics["accuracy"], metrics["mapped_accuracy"]
+    sides = list(accuracy) if len(accuracy) <= 8 else own_sides(metrics)
     levels, trained = list(metrics["resolutions"]), {(level, str(side)) for level, side in metrics["tasks"]}
     table = Table(title=title, title_justify="left", caption_justify="left")
     finest = max((level for level, _ in trained), key=levels.index)
@@ -39,17 +40,23 @@ def format_table(metrics: Mapping[str, Any], title: str) -> Any:
     if finest != levels[0]:
         table.caption += f" In brackets: from the {finest} head, mapped upwards."
     table.add_column("accuracy, %")
-    for side in accuracy:
+    for side in sides:
         table.add_column(f"{side} px", justify="right")
     for level in reversed(levels):
         cells = []
-        for side in accuracy:
+        for side in sides:
             text = _percent(accuracy[side][level])
             text = f"[bold]{text}[/bold]" if (level, side) in trained else text
             above = levels.index(level) < levels.index(finest)
             cells.append(f"{text} [dim]({_percent(mapped[side][level])})[/dim]" if above else text)
         table.add_row(level, *cells)
     return table
+
+
+def own_sides(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the sides among those measured that the run was trained at or has for its levels; all if there is none."""
+    own = {str(side) for _, side in metrics["tasks"]} | {str(side) for side in metrics["resolutions"].values()}
+    return [side for side in metrics["accuracy"] if side in own] or list(metrics["accuracy"])
 
 
 def _percent(value: float | None) -> str:

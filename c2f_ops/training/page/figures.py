@@ -93,22 +93,22 @@ def calibration_charts(metrics: Metrics) -> list[str]:
     return charts
 
 
-def reliability_chart(metrics: Metrics, side: int) -> str:
+def reliability_chart(metrics: Metrics, side: str) -> str:
     """Accuracy against confidence in bins of equal mass; hollow and dashed after temperature scaling."""
     chart = Chart(f"Reliability at {side} px", "confidence, %", "accuracy, %", (0.0, 1.0), height=300)
     chart.line([(0.0, 0.0), (1.0, 1.0)], "none", dashed=True)
-    for level, row in metrics["calibration"][str(side)].items():
+    for level, row in metrics["calibration"][side].items():
         for bins, hollow in ((row["bins"], False), (row.get("bins_scaled") or [], True)):
-            chart.line([(sure, right) for sure, right, _ in bins], colour(metrics, level), dashed=hollow)
+            chart.line([(sure, right) for sure, right, _ in bins], f"thin {colour(metrics, level)}", dashed=hollow)
             for sure, right, count in bins:
                 note = f"{level}: {100 * right:.0f} % right at confidence {100 * sure:.0f} %, {count} images"
                 chart.dot(sure, right, colour(metrics, level), note, radius=2.6, hollow=hollow)
     return chart.svg(SHARES, SHARES, percent="xy")
 
 
-def risk_chart(metrics: Metrics, side: int) -> str:
+def risk_chart(metrics: Metrics, side: str) -> str:
     """Error rate among the most confident answers against their share."""
-    curves = metrics["selective"][str(side)]["risk_coverage"]
+    curves = metrics["selective"][side]["risk_coverage"]
     ticks = round_ticks(max((risk for points in curves.values() for _, risk in points), default=1.0))
     chart = Chart(
         f"Risk and coverage at {side} px", "images answered, %", "wrong among them, %", (0.0, 1.0), (0.0, ticks[-1])

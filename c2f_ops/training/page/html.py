@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ...data import degrade
-from ...data.degrade import resize_uint8
 from ...hierarchy import Hierarchy
-from ..augment import centre_crop
 from ..config import Config
 from ..logs import plain
 from ..loop import ImageBatches
+from ..report import own_sides
 from ..summaries import Outputs
 from . import figures
+from .pictures import worst_confusions
 from .style import CSS
 
 NOTHING = "\N{EN DASH}"
-LARGEST_PICTURE = 128  # pixels
 
 
 def write_page(
@@ -54,13 +47,13 @@ def write_page(
     metrics = plain(metrics)
     sections = [
         _summary(metrics, title),
-        _table(metrics, config),
+        _table(metrics),
         _curves(metrics),
         _paths(metrics),
-        _calibration(metrics, config),
-        _selective(metrics, config),
+        _calibration(metrics),
+        _selective(metrics),
         _confusion(metrics, hierarchy),
-        _worst(metrics, outputs, images, hierarchy, config),
+        worst_confusions(metrics, outputs, images, hierarchy, config),
         _settings(metrics, hierarchy, config),
     ]
     path.write_text(
@@ -110,12 +103,6 @@ def _charts(charts: Sequence[str]) -> str:
     return f'<div class="charts">{"".join(f"<div>{chart}</div>" for chart in charts)}</div>'
 
 
-def _sides(metrics: Mapping[str, Any], config: Config) -> list[int]:
-    """The sides of the run that were measured, falling; all of them where there is none."""
-    own = [side for side in config.measured_sides if str(side) in metrics["accuracy"]]
-    return own or [int(side) for side in metrics["accuracy"]]
-
-
 def _summary(metrics: Mapping[str, Any], title: str) -> str:
     tiles = []
     for level, value in reversed(metrics["own_resolution"].items()):
@@ -138,15 +125,15 @@ def _summary(metrics: Mapping[str, Any], title: str) -> str:
     )
 
 
-def _table(metrics: Mapping[str, Any], config: Config) -> str:
-    sides, levels = _sides(metrics, config), list(metrics["resolutions"])
-    trained = {(level, side) for level, side in metrics["tasks"]}
+def _table(metrics: Mapping[str, Any]) -> str:
+    sides, levels = own_sides(metrics), list(metrics["resolutions"])
+    trained = {(level, str(side)) for level, side in metrics["tasks"]}
     finest = max((level for level, _ in metrics["tasks"]), key=levels.index)
     rows = []
     for level in reversed(levels):
         row = [escape(level)]
         for side in sides:
-            value, mapped = (metrics[table][str(side)][level] for table in ("accuracy", "mapped_accuracy"))
+            value, mapped = (metrics[table][side][level] for table in ("accuracy", "mapped_accuracy"))
             above = levels.index(level) < levels.index(finest)
             kind = "shade trained" if (level, side) in trained else "shade"
             note = f"<small>{_percent(mapped)} mapped</small>" if above else ""
@@ -156,11 +143,11 @@ def _table(metrics: Mapping[str, Any], config: Config) -> str:
         f"Accuracy of each head at each resolution, %. Framed: trained at that resolution. Below, mapped: the class of \
 that level above the answer of the {escape(finest)} head."
     )
-    losing = [row for row in metrics["heads_that_lose"] if row["side"] in sides]
+    losing = [row for row in metrics["heads_that_lose"] if str(row["side"]) in sides]
     said = "".join(f"<li>{_losing(row, finest)}</li>" for row in losing)
     verdict = "<p>No coarse head is worse than the finest one mapped upwards.</p>" if len(levels) > 1 else ""
     if said:
-        verdict = f"<p>Heads worse than the {escape(finest)} head mapped upwards, which are of no use there:</p><ul>{said}</ul>"
+        verdict = f"<p>Heads worse than the {escape(finest)} head mapped upwards, of no use there:</p><ul>{said}</ul>"
     return (
         "<h2>Every level at every resolution</h2>"
         + f'<p class="quiet">{lead}</p>'
@@ -179,9 +166,9 @@ def _curves(metrics: Mapping[str, Any]) -> str:
     dashed = "finest head mapped upwards" if len(metrics["resolutions"]) > 1 else ""
     return (
         "<h2>What is left as images get smaller</h2>"
-        '<p class="quiet">Bands are one binomial standard error; a dot marks the resolution that a level is measured at as '
-        "its own. On the right the areas say how far down the tree the finest answer is right; grey is wrong at the "
-        "top.</p>" + _key(metrics, dashed) + _charts([figures.accuracy_chart(metrics), figures.depth_chart(metrics)])
+        '<p class="quiet">Bands are one binomial standard error; a dot marks the resolution that a level is measured '
+        "at as its own. The areas say how far down the tree the finest answer is right; grey is wrong at the top."
+        "</p>" + _key(metrics, dashed) + _charts([figures.accuracy_chart(metrics), figures.depth_chart(metrics)])
     )
 
 
@@ -200,21 +187,21 @@ def _paths(metrics: Mapping[str, Any]) -> str:
         for side, row in metrics["hierarchical"].items()
     ]
     lead = (
-        "Whole path: right at every level. Inconsistent: some answer is not the parent of the one below it. Severity: mean "
-        "height at which a wrong finest answer meets the truth (1: same parent); distance: the same over all images. hP, hR, "
-        "hF: overlap of the answer and its ancestors with the true ones."
+        "Whole path: right at every level. Inconsistent: some answer is not the parent of the one below it. Severity: "
+        "mean height at which a wrong finest answer meets the truth (1: same parent); distance: the same over all "
+        "images. hP, hR, hF: overlap of the answer and its ancestors with the true ones."
     )
     return f'<h2>Along the tree</h2><p class="quiet">{lead}</p>{_rows(head, rows)}'
 
 
-def _calibration(metrics: Mapping[str, Any], config: Config) -> str:
-    sides = _sides(metrics, config)
+def _calibration(metrics: Mapping[str, Any]) -> str:
+    sides = own_sides(metrics)
     scaled = any("ece_scaled" in row for rows in metrics["calibration"].values() for row in rows.values())
     head = ["level", "side", "images", "ECE, %", "NLL"]
     head += ["temperature", "ECE scaled, %", "NLL scaled"] if scaled else []
     rows = []
     for side in sides:
-        for level, row in reversed(metrics["calibration"][str(side)].items()):
+        for level, row in reversed(metrics["calibration"][side].items()):
             cells = [escape(level), f"{side} px", str(row["images"]), _percent(row["ece"]), _number(row["nll"], 3)]
             if scaled:
                 cells += [
@@ -224,8 +211,8 @@ def _calibration(metrics: Mapping[str, Any], config: Config) -> str:
                 ]
             rows.append(cells)
     lead = (
-        "A calibrated head is right as often as it says. ECE: expected calibration error over 15 bins of equal mass; NLL: "
-        "negative log-likelihood of the true class, in nats. "
+        "A calibrated head is right as often as it says. ECE: expected calibration error over 15 bins of equal mass; "
+        "NLL: negative log-likelihood of the true class, in nats. "
     )
     lead += (
         "Hollow and dashed: after temperature scaling."
@@ -239,11 +226,11 @@ def _calibration(metrics: Mapping[str, Any], config: Config) -> str:
     )
 
 
-def _selective(metrics: Mapping[str, Any], config: Config) -> str:
-    sides = _sides(metrics, config)
+def _selective(metrics: Mapping[str, Any]) -> str:
+    sides = own_sides(metrics)
     areas = [
-        [escape(level), *(_percent(metrics["selective"][str(side)]["aurc"].get(level)) for side in sides)]
-        for level in reversed(metrics["selective"][str(sides[0])]["aurc"])
+        [escape(level), *(_percent(metrics["selective"][side]["aurc"].get(level)) for side in sides)]
+        for level in reversed(metrics["selective"][sides[0]]["aurc"])
     ]
     blocks = []
     for i, side in enumerate(sides):
@@ -251,20 +238,21 @@ def _selective(metrics: Mapping[str, Any], config: Config) -> str:
             [
                 f"{row['threshold']:g}",
                 *(
-                    f"<td>{_percent(row['coverage'][level])}<small>{_percent(row['accuracy'][level])} right</small></td>"
+                    f"<td>{_percent(row['coverage'][level])}<small>{_right(row['accuracy'][level])}</small></td>"
                     for level in metrics["resolutions"]
                 ),
                 _number(row["mean_depth"]),
                 _percent(row["hierarchical_precision"]),
                 _percent(row["hierarchical_recall"]),
             ]
-            for row in metrics["selective"][str(side)]["thresholds"]
+            for row in metrics["selective"][side]["thresholds"]
         ]
         head = ["confidence", *(f"{escape(level)}, %" for level in metrics["resolutions"]), "depth", "hP, %", "hR, %"]
         opened = " open" if i == 0 else ""
         blocks.append(f"<details{opened}><summary>Answered at {side} px</summary>{_rows(head, rows)}</details>")
     lead = (
-        "The curves say how often a level is wrong if it answers only its most confident images; AURC is the mean height. "
+        "The curves say how often a level is wrong if it answers only its most confident images; AURC is the mean "
+        "height. "
         "The tables go down the tree as long as every level reaches a confidence and continues the one above: share of "
         "images answered, below it the share of right ones among them; depth is the mean number of levels answered."
     )
@@ -275,6 +263,10 @@ def _selective(metrics: Mapping[str, Any], config: Config) -> str:
     )
 
 
+def _right(share: float | None) -> str:
+    return "" if share is None else f"{_percent(share)} right"
+
+
 def _confusion(metrics: Mapping[str, Any], hierarchy: Hierarchy) -> str:
     data = metrics["confusion"]
     level = data["level"]
@@ -282,84 +274,10 @@ def _confusion(metrics: Mapping[str, Any], hierarchy: Hierarchy) -> str:
     which = "" if shown == total else f" Shown are the {shown} of {total} classes with most errors."
     maps = "".join(f'<div class="scroll">{drawn}</div>' for drawn in figures.confusion_maps(metrics, hierarchy))
     return (
-        f'<h2>Confusion by {escape(level)}</h2><p class="quiet">Rows are true classes, columns answers; the shade is the '
-        f"share of the row, blue for right and red for wrong.{which}</p>"
+        f'<h2>Confusion by {escape(level)}</h2><p class="quiet">Rows are true classes, columns answers; the shade is '
+        f"the share of the row, blue for right and red for wrong.{which}</p>"
         f'<div class="charts">{maps}</div>'
     )
-
-
-def _worst(
-    metrics: Mapping[str, Any], outputs: Outputs, images: ImageBatches, hierarchy: Hierarchy, config: Config
-) -> str:
-    data = metrics["worst_confusions"]
-    level, i = hierarchy.levels.index(data["level"]), outputs.sides.index(data["side"])
-
-    def name(k: int, index: int) -> str:
-        return escape(hierarchy.names[k][index].replace("_", " "))
-
-    def pictures(rows: Sequence[int], words: str) -> str:
-        seen = "".join(
-            f'<img src="{_jpeg(images[torch.tensor([row])], config, data["side"])}" alt="{words}">' for row in rows
-        )
-        return f"<span>{seen}</span>"
-
-    cards = []
-    for pair in data["pairs"]:
-        true, taken = name(level, pair["true"]), name(level, pair["predicted"])
-        like = _examples(outputs, i, level, pair["predicted"])
-        shared = level + 1 - pair["height"]  # levels from the root
-        ancestor = _ancestor(hierarchy, level, pair["true"], shared - 1) if shared else 0
-        meet = (
-            f"Both are {escape(hierarchy.levels[shared - 1])} {name(shared - 1, ancestor)}."
-            if shared
-            else f"They differ at every level, from {escape(hierarchy.levels[0])} down."
-        )
-        count, of = pair["count"], pair["labeled"]
-        cards.append(
-            f'<div class="pair"><div><figure style="--n: {len(pair["images"])}"><figcaption><b>{true}</b><br>'
-            f'<span class="wrong" style="display: inline">called {taken}</span></figcaption>'
-            f"{pictures(pair['images'], true)}</figure>"
-            + (
-                f'<figure style="--n: {len(like)}"><figcaption><b>{taken}</b></figcaption>{pictures(like, taken)}</figure>'
-                if like
-                else ""
-            )
-            + f"</div><p>{count} of {of} images, mean confidence {100 * pair['confidence']:.0f} %. {meet}</p></div>"
-        )
-    if not cards:
-        return f"<h2>Worst confusions</h2><p>No {escape(data['level'])} was taken for another.</p>"
-    return (
-        f'<h2>Worst confusions</h2><p class="quiet">Pairs of {escape(data["level"])} that add most to the distance in the '
-        f"tree at {data['side']} px: images mistaken, the most confident first, and images of the class they were taken for, "
-        f'as the network sees them.</p><div class="pairs">{"".join(cards)}</div>'
-    )
-
-
-def _examples(outputs: Outputs, side: int, level: int, index: int, count: int = 2) -> list[int]:
-    """Images of a class, those answered right and with most confidence first."""
-    rows = (outputs.labels[:, level] == index).nonzero()[:, 0]
-    right = outputs.predicted[side, rows, level] == index
-    return rows[(right + outputs.confidence[side, rows, level]).argsort(descending=True, stable=True)][:count].tolist()
-
-
-def _ancestor(hierarchy: Hierarchy, level: int, index: int, above: int) -> int:
-    for k in range(level, above, -1):
-        index = int(hierarchy.parents[k][index])  # type: ignore[index]
-    return index
-
-
-def _jpeg(image: Tensor, config: Config, side: int) -> str:
-    """Return ``[1, 3, load, load]`` as seen at a side, as a data URI."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImportError('report: Pillow is not installed; pip install "c2f_ops[train]"') from None
-    seen = degrade(centre_crop(image, config.image_size), side)
-    size = min(config.image_size, LARGEST_PICTURE)
-    pixels = resize_uint8(seen, (size, size))[0].permute(1, 2, 0).contiguous().numpy()
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _settings(metrics: Mapping[str, Any], hierarchy: Hierarchy, config: Config) -> str:

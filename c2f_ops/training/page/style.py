@@ -25,17 +25,19 @@ p { margin: 6px 0 12px; max-width: 76ch; }
 .key i.dashed { border-top-style: dashed; border-top-width: 2px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 22px 26px;
   margin: 14px 0; }
-svg { display: block; width: 100%; height: auto; max-width: 560px; color: var(--ink); }
+svg { display: block; width: 100%; height: auto; max-width: 500px; color: var(--ink); }
 svg.fixed { width: auto; max-width: none; }
 svg text { font-size: 11px; fill: var(--ink); }
 svg .head { font-size: 13px; font-weight: 600; }
 svg .tick, svg .name { fill: var(--faint); }
 svg .mid { text-anchor: middle; }
 svg .end { text-anchor: end; }
+svg .over { fill: var(--paper); pointer-events: none; }
 .grid { stroke: var(--grid); stroke-width: .8; }
 .axis { fill: none; stroke: var(--faint); }
 .frame { fill: none; stroke: var(--edge); }
 .line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
+.thin { stroke-width: 1; opacity: .55; }
 .line.dashed { stroke-width: 1.4; stroke-dasharray: 4 3; }
 .area { fill: currentColor; opacity: .85; }
 .band { fill: currentColor; opacity: .16; }

@@ -30,13 +30,13 @@ class Chart:
         y_range: tuple[float, float] = (0.0, 1.0),
         *,
         log: bool = False,
-        height: int = 260,
+        height: int = 270,
     ) -> None:
         self._title, self._names, self._log = title, (x, y), log
         self._x, self._y = (self._scale(x_range[0]), self._scale(x_range[1])), y_range
         if self._x[0] == self._x[1]:
             self._x = (self._x[0] - 0.5, self._x[1] + 0.5)
-        self._top, self._height = 30, height
+        self._top, self._height = 46, height
         self._pieces: list[str] = []
 
     def _scale(self, value: float) -> float:
@@ -95,7 +95,7 @@ class Chart:
             f'{name_x}"><text class="head" x="0" y="12">{escape(self._title)}</text>{"".join(grid)}'
             f'<path class="axis" d="M{LEFT} {self._top}V{floor}H{WIDTH - RIGHT}"/>{"".join(self._pieces)}'
             f'<text class="name mid" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{self._height - 4}">{name_x}</text>'
-            f'<text class="name" x="0" y="{self._top - 5}">{name_y}</text></svg>'
+            f'<text class="name" x="0" y="{self._top - 16}">{name_y}</text></svg>'
         )
 
 
@@ -117,23 +117,23 @@ def round_ticks(top: float, count: int = 5) -> list[float]:
     return [round(i * step, 10) for i in range(math.ceil(top / step * (1 - 1e-9)) + 1)]
 
 
-def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], title: str, *, cell: int = 15) -> str:
+def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], title: str) -> str:
     """Draw a confusion matrix: rows true, columns predicted, shade the share of the row.
 
     Args:
         names: of the classes.
         counts: ``[n, n]``.
         title: above it.
-        cell: side of a cell in pixels.
     """
     n, label, top = len(names), 150, 46
+    cell = 32 if n <= 12 else 15
     pieces = []
     for i, row in enumerate(counts):
         total, y = sum(row), top + i * cell
         pieces.append(
-            f'<text class="tick end" x="{label - 22}" y="{y + cell - 4}">{escape(shortened(names[i], 20))}'
+            f'<text class="tick end" x="{label - 22}" y="{y + cell / 2 + 4:g}">{escape(shortened(names[i], 20))}'
             f"<title>{escape(names[i])}</title></text>"
-            f'<text class="tick end" x="{label - 4}" y="{y + cell - 4}">{i + 1}</text>'
+            f'<text class="tick end" x="{label - 4}" y="{y + cell / 2 + 4:g}">{i + 1}</text>'
             f'<text class="tick mid" x="{label + (i + 0.5) * cell:g}" y="{top - 4}">{i + 1}</text>'
         )
         for j, count in enumerate(row):
@@ -144,9 +144,15 @@ def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], title: str, 
                     f'height="{cell - 1}" fill-opacity="{0.12 + 0.88 * count / total:.2f}"><title>'
                     f"{escape(names[i])}: {count} of {total} {escape(said)}</title></rect>"
                 )
+                if n <= 12:
+                    pieces.append(
+                        f'<text class="{"mid over" if count > total / 2 else "mid"}" x="{label + (j + 0.5) * cell:g}" '
+                        f'y="{y + cell / 2 + 4:g}">{count}</text>'
+                    )
     side, width = n * cell, max(label + n * cell + 8, 300)
+    height = top + side + 6
     return (
-        f'<svg class="fixed" viewBox="0 0 {width} {top + side + 6}" width="{width}" height="{top + side + 6}" role="img" '
+        f'<svg class="fixed" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'aria-label="{escape(title)}"><text class="head" x="0" y="12">{escape(title)}</text>'
         f'<rect class="frame" x="{label - 0.5}" y="{top - 0.5}" width="{side}" height="{side}"/>{"".join(pieces)}</svg>'
     )
