@@ -10,8 +10,8 @@ from typing import Any
 from ...hierarchy import Hierarchy
 from ..config import Config
 from ..logs import plain
-from ..loop import ImageBatches
 from ..report import own_sides
+from ..sampler import ImageBatches
 from ..summaries import Outputs
 from . import figures
 from .pictures import worst_confusions
@@ -128,7 +128,7 @@ def _summary(metrics: Mapping[str, Any], title: str) -> str:
 def _table(metrics: Mapping[str, Any]) -> str:
     sides, levels = own_sides(metrics), list(metrics["resolutions"])
     trained = {(level, str(side)) for level, side in metrics["tasks"]}
-    finest = max((level for level, _ in metrics["tasks"]), key=levels.index)
+    finest = max((level for level, _ in trained), key=levels.index)
     rows = []
     for level in reversed(levels):
         row = [escape(level)]
@@ -139,15 +139,14 @@ def _table(metrics: Mapping[str, Any]) -> str:
             note = f"<small>{_percent(mapped)} mapped</small>" if above else ""
             row.append(f'<td class="{kind}" style="--share: {value or 0:.3f}">{_percent(value)}{note}</td>')
         rows.append(row)
-    lead = (
-        f"Accuracy of each head at each resolution, %. Framed: trained at that resolution. Below, mapped: the class of \
-that level above the answer of the {escape(finest)} head."
-    )
-    losing = [row for row in metrics["heads_that_lose"] if str(row["side"]) in sides]
-    said = "".join(f"<li>{_losing(row, finest)}</li>" for row in losing)
-    verdict = "<p>No coarse head is worse than the finest one mapped upwards.</p>" if len(levels) > 1 else ""
-    if said:
-        verdict = f"<p>Heads worse than the {escape(finest)} head mapped upwards, of no use there:</p><ul>{said}</ul>"
+    lead = "Accuracy of each head at each resolution, %. Framed: trained at that resolution."
+    if levels.index(finest):
+        lead += f" Below, mapped: the class of that level above the answer of the {escape(finest)} head."
+    losing = "".join(f"<li>{_losing(row)}</li>" for row in metrics["heads_that_lose"] if str(row["side"]) in sides)
+    if losing:
+        verdict = f"<p>Heads worse than the {escape(finest)} head mapped upwards, of no use there:</p><ul>{losing}</ul>"
+    else:
+        verdict = "<p>No coarse head is worse than the finest one mapped upwards.</p>" if len(trained) > 1 else ""
     return (
         "<h2>Every level at every resolution</h2>"
         + f'<p class="quiet">{lead}</p>'
@@ -156,7 +155,7 @@ that level above the answer of the {escape(finest)} head."
     )
 
 
-def _losing(row: Mapping[str, Any], finest: str) -> str:
+def _losing(row: Mapping[str, Any]) -> str:
     difference, error = 100 * row["difference"], 100 * row["standard_error"]
     text = f"{escape(row['level'])} at {row['side']} px: {difference:.1f} points behind, standard error {error:.1f}"
     return text if difference > 2 * error else text + "; no detectable difference"

@@ -16,7 +16,7 @@ from ...data.degrade import resize_uint8
 from ...hierarchy import Hierarchy
 from ..augment import centre_crop
 from ..config import Config
-from ..loop import ImageBatches
+from ..sampler import ImageBatches
 from ..summaries import Outputs
 
 LARGEST_PICTURE = 128  # pixels
