@@ -49,7 +49,7 @@ def evaluate_run(
         precision=config.precision, keep=True, console=console,
     )  # fmt: skip
     outputs = metrics.pop("outputs")
-    metrics = plain({"data": config.data, "split": split, **metrics, "corrupt": dataset.corrupt})
+    metrics = plain({"data": config.data, "split": split, **metrics, "corrupt": {split: dataset.corrupt}})
     folder = out or run / "-".join(["evaluation", *["best"] * best, *[split] * (split != "test")])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")

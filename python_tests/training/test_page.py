@@ -251,7 +251,7 @@ def test_ticks() -> None:
 
 
 def test_points_land_where_the_axes_say() -> None:
-    chart = Chart("t", "x", "y", (8, 32), (0.0, 2.0), log=True, height=284)
+    chart = Chart("t", "x", "y", (8, 32), (0.0, 2.0), log=True)
     (left, floor), (right, top), (middle, half) = chart.at(8, 0), chart.at(32, 2), chart.at(16, 1)
     assert (middle, half) == pytest.approx(((left + right) / 2, (floor + top) / 2)) and right > left and floor > top
     assert chart.at(8, 9) == (left, top), "what is out of range stays at the border"

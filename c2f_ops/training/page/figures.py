@@ -95,7 +95,7 @@ def calibration_charts(metrics: Metrics) -> list[str]:
 
 def reliability_chart(metrics: Metrics, side: str) -> str:
     """Accuracy against confidence in bins of equal mass; hollow and dashed after temperature scaling."""
-    chart = Chart(f"Reliability at {side} px", "confidence, %", "accuracy, %", (0.0, 1.0), height=300)
+    chart = Chart(f"Reliability at {side} px", "confidence, %", "accuracy, %", (0.0, 1.0))
     chart.line([(0.0, 0.0), (1.0, 1.0)], "none", dashed=True)
     for level, row in metrics["calibration"][side].items():
         for bins, hollow in ((row["bins"], False), (row.get("bins_scaled") or [], True)):

@@ -144,7 +144,7 @@ def _table(metrics: Mapping[str, Any]) -> str:
         lead += f" Below, mapped: the class of that level above the answer of the {escape(finest)} head."
     losing = "".join(f"<li>{_losing(row)}</li>" for row in metrics["heads_that_lose"] if str(row["side"]) in sides)
     if losing:
-        verdict = f"<p>Heads worse than the {escape(finest)} head mapped upwards, of no use there:</p><ul>{losing}</ul>"
+        verdict = f"<p>Heads worse than the {escape(finest)} head mapped upwards:</p><ul>{losing}</ul>"
     else:
         verdict = "<p>No coarse head is worse than the finest one mapped upwards.</p>" if len(trained) > 1 else ""
     return (
@@ -158,7 +158,7 @@ def _table(metrics: Mapping[str, Any]) -> str:
 def _losing(row: Mapping[str, Any]) -> str:
     difference, error = 100 * row["difference"], 100 * row["standard_error"]
     text = f"{escape(row['level'])} at {row['side']} px: {difference:.1f} points behind, standard error {error:.1f}"
-    return text if difference > 2 * error else text + "; no detectable difference"
+    return f"{text}; {'of no use there' if difference > 2 * error else 'no detectable difference'}"
 
 
 def _curves(metrics: Mapping[str, Any]) -> str:
@@ -228,7 +228,7 @@ def _calibration(metrics: Mapping[str, Any]) -> str:
 def _selective(metrics: Mapping[str, Any]) -> str:
     sides = own_sides(metrics)
     areas = [
-        [escape(level), *(_percent(metrics["selective"][side]["aurc"].get(level)) for side in sides)]
+        [escape(level), *(_percent(metrics["selective"][side]["aurc"].get(level), 2) for side in sides)]
         for level in reversed(metrics["selective"][sides[0]]["aurc"])
     ]
     blocks = []
@@ -274,7 +274,7 @@ def _confusion(metrics: Mapping[str, Any], hierarchy: Hierarchy) -> str:
     maps = "".join(f'<div class="scroll">{drawn}</div>' for drawn in figures.confusion_maps(metrics, hierarchy))
     return (
         f'<h2>Confusion by {escape(level)}</h2><p class="quiet">Rows are true classes, columns answers; the shade is '
-        f"the share of the row, blue for right and red for wrong.{which}</p>"
+        f"the share of the row, blue for right and orange for wrong.{which}</p>"
         f'<div class="charts">{maps}</div>'
     )
 
@@ -288,7 +288,7 @@ def _settings(metrics: Mapping[str, Any], hierarchy: Hierarchy, config: Config) 
         "hierarchy": ", ".join(f"{n} {level}" for level, n in zip(hierarchy.levels, hierarchy.sizes, strict=True))
         + f"; sha256 {metrics['hierarchy']}",
     }
-    if "corrupt" in metrics:
-        entries["unreadable"] = f"{metrics['corrupt']} images"
+    if unreadable := sum(map(len, metrics.get("corrupt", {}).values())):
+        entries["unreadable"] = f"{unreadable} images"
     shown = "".join(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in entries.items())
     return f"<h2>Settings</h2><dl>{shown}</dl>"

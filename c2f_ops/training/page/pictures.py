@@ -53,7 +53,7 @@ def worst_confusions(
         count, of = pair["count"], pair["labeled"]
         cards.append(
             f'<div class="pair"><div><figure style="--n: {len(pair["images"])}"><figcaption><b>{true}</b><br>'
-            f'<span class="wrong" style="display: inline">called {taken}</span></figcaption>'
+            f'<span class="wrong">called {taken}</span></figcaption>'
             f"{pictures(pair['images'], true)}</figure>"
             + (f"{figure}<figcaption><b>{taken}</b></figcaption>{pictures(like, taken)}</figure>" if like else "")
             + f"</div><p>{count} of {of} images, mean confidence {100 * pair['confidence']:.0f} %. {meet}</p></div>"

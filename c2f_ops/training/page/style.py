@@ -2,10 +2,10 @@
 
 CSS = """
 :root { color-scheme: light dark; --paper: #ffffff; --card: #f7f7f5; --ink: #222222; --faint: #666666; --grid: #e6e6e6;
-  --edge: #dededa; --right: #00734f; --wrong: #c0392b; --c0: #0072B2; --c1: #E69F00; --c2: #009E73; --c3: #CC79A7;
+  --edge: #dededa; --wrong: #c0392b; --c0: #0072B2; --c1: #E69F00; --c2: #009E73; --c3: #CC79A7;
   --c4: #56B4E9; --c5: #D55E00; --none: #9a9a9a; }
 @media (prefers-color-scheme: dark) { :root { --paper: #16181b; --card: #1f2226; --ink: #e8e8e6; --faint: #a2a6aa;
-  --grid: #33373c; --edge: #383c42; --right: #4cc79a; --wrong: #ff8270; --c0: #4aa8e8; --c1: #f0b43c; --c2: #2dbf94;
+  --grid: #33373c; --edge: #383c42; --wrong: #ff8270; --c0: #4aa8e8; --c1: #f0b43c; --c2: #2dbf94;
   --c3: #dd95bd; --c4: #7cc9f5; --c5: #f08040; --none: #80858a; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI",
@@ -60,13 +60,13 @@ td.trained { font-weight: 700; box-shadow: inset 0 0 0 2px var(--ink); }
   margin: 14px 0; }
 .pair { background: var(--card); border: 1px solid var(--edge); border-radius: 8px; padding: 12px 14px; min-width: 0; }
 .pair div { display: flex; gap: 14px; }
-.pair figure { margin: 0; min-width: 0; flex: var(--n) 1 0; }
-.pair figcaption { font-size: .85rem; line-height: 1.3; min-height: 2.6em; }
+.pair figure { margin: 0; min-width: 0; flex: var(--n) 1 0; display: flex; flex-direction: column; }
+.pair figcaption { font-size: .85rem; line-height: 1.3; }
 .pair figcaption b { font-weight: 600; }
-.pair figure span { display: flex; gap: 4px; margin-top: 6px; }
+.pair figure > span { display: flex; gap: 4px; margin-top: auto; padding-top: 6px; }
 .pair img { flex: 1 1 0; min-width: 0; max-width: 128px; width: 100%; border-radius: 3px; }
 .pair p { font-size: .9rem; margin: 10px 0 0; }
-.wrong { color: var(--wrong); } .right { color: var(--right); }
+.wrong { color: var(--wrong); }
 details { margin: 8px 0; } summary { cursor: pointer; padding: 4px 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 16px; font-size: .9rem; }
 dt { color: var(--faint); } dd { margin: 0; min-width: 0; }

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-WIDTH, LEFT, RIGHT, BOTTOM = 380, 42, 12, 38
+WIDTH, HEIGHT = 380, 270
+LEFT, RIGHT, TOP, BOTTOM = 42, 12, 46, 38
+FLOOR = HEIGHT - BOTTOM  # y of the x axis
 Points = Sequence[tuple[float, float]]
 
 
@@ -18,7 +20,6 @@ class Chart:
         x, y: names of the axes.
         x_range, y_range: least and greatest values shown; a range without width is widened.
         log: the x axis is logarithmic.
-        height: of the whole, in pixels; the width is 380.
     """
 
     def __init__(
@@ -30,13 +31,11 @@ class Chart:
         y_range: tuple[float, float] = (0.0, 1.0),
         *,
         log: bool = False,
-        height: int = 270,
     ) -> None:
         self._title, self._names, self._log = title, (x, y), log
         self._x, self._y = (self._scale(x_range[0]), self._scale(x_range[1])), y_range
         if self._x[0] == self._x[1]:
             self._x = (self._x[0] - 0.5, self._x[1] + 0.5)
-        self._top, self._height = 46, height
         self._pieces: list[str] = []
 
     def _scale(self, value: float) -> float:
@@ -47,8 +46,7 @@ class Chart:
         u = (self._scale(x) - self._x[0]) / (self._x[1] - self._x[0])
         v = (y - self._y[0]) / (self._y[1] - self._y[0])
         u, v = min(max(u, 0.0), 1.0), min(max(v, 0.0), 1.0)
-        floor = self._height - BOTTOM
-        return LEFT + u * (WIDTH - LEFT - RIGHT), floor - v * (floor - self._top)
+        return LEFT + u * (WIDTH - LEFT - RIGHT), FLOOR - v * (FLOOR - TOP)
 
     def _path(self, points: Points) -> str:
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
@@ -80,22 +78,22 @@ class Chart:
         def written(axis: str, value: float) -> str:
             return f"{100 * value:.0f}" if axis in percent else f"{value:g}"
 
-        floor, grid = self._height - BOTTOM, []
+        grid = []
         for value in y_ticks:
             _, y = self.at(math.exp(self._x[0]) if self._log else self._x[0], value)
             grid.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             grid.append(f'<text class="tick end" x="{LEFT - 6}" y="{y + 3.5:.1f}">{written("y", value)}</text>')
         for value in x_ticks:
             x, _ = self.at(value, self._y[0])
-            grid.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{self._top}" y2="{floor}"/>')
-            grid.append(f'<text class="tick mid" x="{x:.1f}" y="{floor + 14}">{written("x", value)}</text>')
+            grid.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{FLOOR}"/>')
+            grid.append(f'<text class="tick mid" x="{x:.1f}" y="{FLOOR + 14}">{written("x", value)}</text>')
         name_x, name_y = (escape(name) for name in self._names)
         return (
-            f'<svg viewBox="0 0 {WIDTH} {self._height}" role="img" aria-label="{escape(self._title)}: {name_y} against '
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self._title)}: {name_y} against '
             f'{name_x}"><text class="head" x="0" y="12">{escape(self._title)}</text>{"".join(grid)}'
-            f'<path class="axis" d="M{LEFT} {self._top}V{floor}H{WIDTH - RIGHT}"/>{"".join(self._pieces)}'
-            f'<text class="name mid" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{self._height - 4}">{name_x}</text>'
-            f'<text class="name" x="0" y="{self._top - 16}">{name_y}</text></svg>'
+            f'<path class="axis" d="M{LEFT} {TOP}V{FLOOR}H{WIDTH - RIGHT}"/>{"".join(self._pieces)}'
+            f'<text class="name mid" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{HEIGHT - 4}">{name_x}</text>'
+            f'<text class="name" x="0" y="{TOP - 16}">{name_y}</text></svg>'
         )
 
 
