@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,11 @@ def test_train_evaluate_predict(monkeypatch, capsys, tmp_path) -> None:
     said = capsys.readouterr().out
     assert "24 px" in said and "40 train images" in said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "predictions.npz"}
+    shutil.copytree(run / "checkpoints", run / "best" / "checkpoints")
+    assert call(monkeypatch, "evaluate", run, "--best", "--split", "train", "--grid", "none", "--no-html") == 0
+    assert "best" in capsys.readouterr().out
+    best = json.loads((run / "evaluation-best-train" / "metrics.json").read_text())
+    assert best["best"] and not again["best"] and set(best["accuracy"]) == set(trained["accuracy"])
     assert json.loads((run / "metrics.json").read_text()) == trained, "an evaluation has a folder of its own"
 
     assert (

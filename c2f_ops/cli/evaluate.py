@@ -27,6 +27,7 @@ def evaluate_run(
     as_json: AsJson = False,
 ) -> None:
     """Measure a run: every level at every resolution; index.html, metrics.json and predictions.npz say the rest."""
+    from .._files import write_json
     from ..training import evaluate, load_run
     from ..training.grid import default_grid
     from ..training.logs import plain
@@ -49,10 +50,10 @@ def evaluate_run(
         precision=config.precision, keep=True, console=console,
     )  # fmt: skip
     outputs = metrics.pop("outputs")
-    metrics = plain({"data": config.data, "split": split, **metrics, "corrupt": {split: dataset.corrupt}})
+    metrics = plain({"data": config.data, "split": split, "best": best, **metrics, "corrupt": {split: dataset.corrupt}})
     folder = out or run / "-".join(["evaluation", *["best"] * best, *[split] * (split != "test")])
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "metrics.json", metrics)
     outputs.save(folder / "predictions.npz")
     if html:
         title = f"{config.data}: {run.resolve().name}"

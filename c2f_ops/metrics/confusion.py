@@ -38,17 +38,7 @@ def confusion_matrix(pred: Tensor, target: Tensor, n: int) -> Tensor:
         target: LongTensor ``[N]``, likewise; images where either is -1 are left out.
         n: number of classes.
     """
-    if pred.ndim != 1 or pred.shape != target.shape:
-        raise ValueError(
-            f"confusion_matrix: pred and target must have one shape [N], "
-            f"got {list(pred.shape)} and {list(target.shape)}"
-        )
-    for name, values in (("pred", pred), ("target", target)):
-        if len(values) and not -1 <= int(values.min()) <= int(values.max()) < n:
-            raise ValueError(
-                f"confusion_matrix: {name} must be in -1..{n - 1}, got {int(values.min())}..{int(values.max())}"
-            )
-    known = (pred >= 0) & (target >= 0)
+    known = _checked("confusion_matrix", pred, target, n)
     return torch.bincount(target[known] * n + pred[known], minlength=n * n).view(n, n)
 
 
@@ -67,15 +57,36 @@ def worst_confusions(
         hierarchy: the tree.
         count: pairs returned at most.
     """
-    n = hierarchy.sizes[-1]
-    table = confusion_matrix(pred, target, n)
-    labeled = torch.bincount(target[target >= 0], minlength=n)
+    known = _checked("worst_confusions", pred, target, hierarchy.sizes[-1])
     order = confidence.argsort(descending=True, stable=True)
-    found = []
-    for true, predicted in (table * (1 - torch.eye(n, dtype=torch.long))).nonzero().tolist():
-        rows = order[(target[order] == true) & (pred[order] == predicted)]
-        shared = int((hierarchy.ancestors[true] == hierarchy.ancestors[predicted]).sum())
-        sure = float(confidence[rows].double().mean())
-        pair = Confusion(true, predicted, tuple(rows.tolist()), int(labeled[true]), hierarchy.num_levels - shared, sure)
-        found.append(pair)
-    return sorted(found, key=lambda c: (-len(c.images) * c.height, -c.confidence, c.true, c.predicted))[:count]
+    rows = order[(known & (pred != target))[order]]
+    pairs, of = torch.stack([target, pred], 1)[rows].unique(dim=0, return_inverse=True)
+    sizes = torch.bincount(of, minlength=len(pairs))
+    sure = (torch.zeros(len(pairs)).double().index_add(0, of, confidence[rows].double()) / sizes).tolist()
+    true, wrong = hierarchy.ancestors[pairs].unbind(1)
+    heights = hierarchy.num_levels - (true == wrong).sum(1)
+    weights = (sizes * heights).tolist()
+    ranked = sorted(range(len(pairs)), key=lambda i: (-weights[i], -sure[i]))[:count]
+    return [
+        Confusion(
+            true=int(pairs[i, 0]),
+            predicted=int(pairs[i, 1]),
+            images=tuple(rows[of == i].tolist()),
+            labeled=int((target == pairs[i, 0]).sum()),
+            height=int(heights[i]),
+            confidence=sure[i],
+        )
+        for i in ranked
+    ]
+
+
+def _checked(function: str, pred: Tensor, target: Tensor, n: int) -> Tensor:
+    """Images with an answer and a label, bool ``[N]``."""
+    if pred.ndim != 1 or pred.shape != target.shape:
+        raise ValueError(
+            f"{function}: pred and target must have one shape [N], got {list(pred.shape)} and {list(target.shape)}"
+        )
+    for name, values in (("pred", pred), ("target", target)):
+        if len(values) and not -1 <= int(values.min()) <= int(values.max()) < n:
+            raise ValueError(f"{function}: {name} must be in -1..{n - 1}, got {int(values.min())}..{int(values.max())}")
+    return (pred >= 0) & (target >= 0)

@@ -67,26 +67,19 @@ def confidence_of(logits: Sequence[Tensor], temperatures: dict[int, float]) -> T
 
 def calibration_of(logits: Tensor, labels: Tensor, temperature: float | None) -> dict[str, Any]:
     """Calibration error, negative log-likelihood and reliability of one head, before and after its temperature."""
+    known = labels >= 0
 
-    def measured(scaled: Tensor) -> tuple[float, float, list[list[float]]]:
-        known = labels >= 0
+    def measured(scaled: Tensor, suffix: str = "") -> dict[str, Any]:
         sure, answer = scaled[known].double().softmax(1).max(1)
         right = answer == labels[known]
-        error = expected_calibration_error(sure, right)
-        return (
-            error,
-            negative_log_likelihood(scaled, labels)[0],
-            [list(astuple(part)) for part in reliability(sure, right)],
-        )
+        return {
+            f"ece{suffix}": expected_calibration_error(sure, right),
+            f"nll{suffix}": negative_log_likelihood(scaled, labels)[0],
+            f"bins{suffix}": [list(astuple(part)) for part in reliability(sure, right)],
+        }
 
-    before = dict(zip(("ece", "nll", "bins"), measured(logits), strict=True))
-    result = {"images": int((labels >= 0).sum()), **before, "temperature": temperature}
-    if temperature is None:
-        return result
-    return {
-        **result,
-        **dict(zip(("ece_scaled", "nll_scaled", "bins_scaled"), measured(logits / temperature), strict=True)),
-    }
+    result = {"images": int(known.sum()), "temperature": temperature, **measured(logits)}
+    return result if temperature is None else {**result, **measured(logits / temperature, "_scaled")}
 
 
 def selective_answers(

@@ -125,6 +125,8 @@ def test_worst_confusions_weigh_images_by_height() -> None:
     assert found[0].confidence == pytest.approx(0.3)
     assert worst_confusions(pred, target, confidence, TREE, count=1) == found[:1]
     assert worst_confusions(target, target, confidence, TREE) == []
+    with pytest.raises(ValueError, match=re.escape("worst_confusions: pred must be in -1..5, got -1..6")):
+        worst_confusions(pred + (pred == 3) * 3, target, confidence, TREE)
 
 
 def test_the_pairs_account_for_the_whole_distance(rng) -> None:

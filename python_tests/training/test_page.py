@@ -241,6 +241,26 @@ def test_pages_of_one_level_and_of_six(evaluated, tmp_path, depth: int) -> None:
     assert ("mapped" in "".join(parsed.words)) == (depth > 1)
 
 
+def test_a_level_that_nobody_labelled(three, tmp_path) -> None:
+    _, _, images, labels, tree, config, model = three
+    metrics = evaluate(model, images, labels.index_fill(1, torch.tensor(2), -1), tree, config, keep=True)
+    outputs = metrics.pop("outputs")
+    assert metrics["worst_confusions"]["pairs"] == [] and metrics["hierarchical"]["32"]["num_labeled"]["level2"] == 0
+    path = write_page(metrics, outputs, images, tree, config, tmp_path / "index.html")
+    parsed = Page(path.read_text(encoding="utf-8"))
+    assert parsed.tables[0][1] == ["level2", *["\N{EN DASH}"] * 3]
+    assert "No level2 was taken for another." in "".join(parsed.words)
+
+
+def test_the_page_says_what_was_measured(three, tmp_path) -> None:
+    outputs, metrics, images, _, tree, config, _ = three
+    about = {"data": "owls", "split": "train", "best": True, "corrupt": {"train": [("a", "b"), ("c", "d")]}}
+    path = write_page({**metrics, **about}, outputs, images, tree, config, tmp_path / "index.html")
+    words = "".join(Page(path.read_text(encoding="utf-8")).words)
+    for said in ("24 images of owls, split train; 3 resolutions", "best on held-out images", "unreadable2 images"):
+        assert said in words
+
+
 def test_ticks() -> None:
     assert log_ticks([448, 384, 320, 256, 128, 120, 8]) == [8, 128, 320, 448]
     assert log_ticks([32]) == [32]
@@ -257,6 +277,12 @@ def test_points_land_where_the_axes_say() -> None:
     assert chart.at(8, 9) == (left, top), "what is out of range stays at the border"
     one = Chart("t", "x", "y", (8, 8), log=True)
     assert left < one.at(8, 0)[0] < right
+
+
+def test_numbers_on_the_axes() -> None:
+    drawn = Chart("t", "x", "y", (0.0, 8.0), (0.0, 0.125)).svg([0, 8], round_ticks(0.11), percent="y")
+    assert re.findall(r'class="tick end".*?>([^<]*)<', drawn) == ["0", "2.5", "5", "7.5", "10", "12.5"]
+    assert re.findall(r'class="tick mid".*?>([^<]*)<', drawn) == ["0", "8"]
 
 
 def test_shade_of_a_confusion_is_the_share_of_its_row() -> None:

@@ -107,8 +107,9 @@ def reliability_chart(metrics: Metrics, side: str) -> str:
 
 
 def risk_chart(metrics: Metrics, side: str) -> str:
-    """Error rate among the most confident answers against their share."""
-    curves = metrics["selective"][side]["risk_coverage"]
+    """Error rate among the most confident answers against their share, from 1 % on: the first few answers are noise."""
+    drawn = metrics["selective"][side]["risk_coverage"].items()
+    curves = {level: [point for point in points if point[0] >= 0.01] for level, points in drawn}
     ticks = round_ticks(max((risk for points in curves.values() for _, risk in points), default=1.0))
     chart = Chart(
         f"Risk and coverage at {side} px", "images answered, %", "wrong among them, %", (0.0, 1.0), (0.0, ticks[-1])

@@ -110,17 +110,18 @@ def _summary(metrics: Mapping[str, Any], title: str) -> str:
             side = metrics["resolutions"][level]
             n = metrics["hierarchical"][str(side)]["num_labeled"][level]
             error = 100 * figures.binomial_error(value, n)
-            tiles.append((f"{_percent(value)} %", f"{escape(level)} at {side} px, \N{PLUS-MINUS SIGN}{error:.1f}"))
+            tiles.append((f"{_percent(value)} %", f"{escape(level)} at {side}&nbsp;px, \N{PLUS-MINUS SIGN}{error:.1f}"))
     side = next(iter(metrics["accuracy"]))
     tree = metrics["hierarchical"][side]
-    tiles.append((f"{_percent(tree['full_path_accuracy'])} %", f"right at every level at {side} px"))
-    tiles.append((f"{_percent(tree['inconsistency_rate'])} %", f"answers that contradict the tree at {side} px"))
+    tiles.append((f"{_percent(tree['full_path_accuracy'])} %", f"right at every level at {side}&nbsp;px"))
+    tiles.append((f"{_percent(tree['inconsistency_rate'])} %", f"answers that contradict the tree at {side}&nbsp;px"))
     shown = "".join(f'<div class="tile"><b>{value}</b><span>{words}</span></div>' for value, words in tiles)
     what = f"{metrics['images']} images of {escape(str(metrics.get('data', 'the data')))}"
     split = f", split {escape(str(metrics['split']))}" if "split" in metrics else ""
+    which = " Model that was best on held-out images." if metrics.get("best") else ""
     return (
         f'<h1>{escape(title)}</h1><p class="quiet">{what}{split}; {len(metrics["accuracy"])} resolutions. Answers of '
-        f"independent heads.</p>"
+        f"independent heads.{which}</p>"
         f'<div class="tiles">{shown}</div>'
     )
 
@@ -250,8 +251,8 @@ def _selective(metrics: Mapping[str, Any]) -> str:
         opened = " open" if i == 0 else ""
         blocks.append(f"<details{opened}><summary>Answered at {side} px</summary>{_rows(head, rows)}</details>")
     lead = (
-        "The curves say how often a level is wrong if it answers only its most confident images; AURC is the mean "
-        "height. "
+        "The curves say how often a level is wrong if it answers only its most confident images, from 1 % of them on; "
+        "AURC is the mean height of the whole curve. "
         "The tables go down the tree as long as every level reaches a confidence and continues the one above: share of "
         "images answered, below it the share of right ones among them; depth is the mean number of levels answered."
     )
@@ -275,7 +276,7 @@ def _confusion(metrics: Mapping[str, Any], hierarchy: Hierarchy) -> str:
     return (
         f'<h2>Confusion by {escape(level)}</h2><p class="quiet">Rows are true classes, columns answers; the shade is '
         f"the share of the row, blue for right and orange for wrong.{which}</p>"
-        f'<div class="charts">{maps}</div>'
+        f'<div class="maps">{maps}</div>'
     )
 
 

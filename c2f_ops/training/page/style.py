@@ -25,6 +25,8 @@ p { margin: 6px 0 12px; max-width: 76ch; }
 .key i.dashed { border-top-style: dashed; border-top-width: 2px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 22px 26px;
   margin: 14px 0; }
+.maps { display: flex; flex-wrap: wrap; gap: 0 26px; }
+.maps > div { max-width: 100%; }
 svg { display: block; width: 100%; height: auto; max-width: 500px; color: var(--ink); }
 svg.fixed { width: auto; max-width: none; }
 svg text { font-size: 11px; fill: var(--ink); }

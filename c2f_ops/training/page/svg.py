@@ -76,7 +76,7 @@ class Chart:
         """Return the element. ``percent`` has the letters of the axes whose ticks are shares."""
 
         def written(axis: str, value: float) -> str:
-            return f"{100 * value:.0f}" if axis in percent else f"{value:g}"
+            return f"{100 * value if axis in percent else value:g}"
 
         grid = []
         for value in y_ticks:
@@ -124,7 +124,8 @@ def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], title: str) 
         title: above it.
     """
     n, label, top = len(names), 150, 46
-    cell = 32 if n <= 12 else 15
+    large = n > 12  # no room for counts and for every number
+    cell = 13 if large else 32
     pieces = []
     for i, row in enumerate(counts):
         total, y = sum(row), top + i * cell
@@ -132,8 +133,9 @@ def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], title: str) 
             f'<text class="tick end" x="{label - 22}" y="{y + cell / 2 + 4:g}">{escape(shortened(names[i], 20))}'
             f"<title>{escape(names[i])}</title></text>"
             f'<text class="tick end" x="{label - 4}" y="{y + cell / 2 + 4:g}">{i + 1}</text>'
-            f'<text class="tick mid" x="{label + (i + 0.5) * cell:g}" y="{top - 4}">{i + 1}</text>'
         )
+        if not (large and i % 2):
+            pieces.append(f'<text class="tick mid" x="{label + (i + 0.5) * cell:g}" y="{top - 4}">{i + 1}</text>')
         for j, count in enumerate(row):
             if count:
                 said = "right" if i == j else f"called {names[j]}"
@@ -142,7 +144,7 @@ def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], title: str) 
                     f'height="{cell - 1}" fill-opacity="{0.12 + 0.88 * count / total:.2f}"><title>'
                     f"{escape(names[i])}: {count} of {total} {escape(said)}</title></rect>"
                 )
-                if n <= 12:
+                if not large:
                     pieces.append(
                         f'<text class="{"mid over" if count > total / 2 else "mid"}" x="{label + (j + 0.5) * cell:g}" '
                         f'y="{y + cell / 2 + 4:g}">{count}</text>'
