@@ -62,6 +62,7 @@ def test_train_evaluate_predict(monkeypatch, capsys, tmp_path) -> None:
     shutil.copytree(run / "checkpoints", run / "best" / "checkpoints")
     assert call(monkeypatch, "evaluate", run, "--best", "--split", "train", "--grid", "none", "--no-html") == 0
     assert "best" in capsys.readouterr().out
+    shutil.rmtree(run / "best")
     best = json.loads((run / "evaluation-best-train" / "metrics.json").read_text())
     assert best["best"] and not again["best"] and set(best["accuracy"]) == set(trained["accuracy"])
     assert json.loads((run / "metrics.json").read_text()) == trained, "an evaluation has a folder of its own"
