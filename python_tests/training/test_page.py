@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from c2f_ops.training.logs import plain
 from c2f_ops.training.page import write_page
 from c2f_ops.training.page.svg import Chart, heat_map, log_ticks, round_ticks, shortened
 from c2f_ops.training.run import build_model
+from c2f_ops.training.summaries import Outputs, heads_that_lose
 
 pytestmark = pytest.mark.filterwarnings("ignore::c2f_ops.hierarchy.HierarchyWarning")
 SIDES = (8, 12, 16, 20, 24, 32)
@@ -156,6 +158,18 @@ def test_heads_that_lose_are_those_whose_mapped_accuracy_is_higher(three) -> Non
     assert found == pytest.approx(expected) and all(row["standard_error"] > 0 for row in metrics["heads_that_lose"])
 
 
+def test_a_head_loses_by_one_image() -> None:
+    tree = Hierarchy.from_paths(["a/1", "b/2"], ["coarse", "fine"])
+    truth = tree.from_fine([0, 0, 1, 1])
+    own = tree.from_fine([1, 0, 1, 0])
+    said = Outputs((8,), own[None], tree.from_fine([0, 0, 1, 0])[None], torch.ones(1, 4, 2), truth)
+    error = pytest.approx(math.sqrt(1 / 4 * 3 / 4 / 4))
+    assert heads_that_lose(said, tree, [0, 1]) == [
+        {"level": "coarse", "side": 8, "difference": 0.25, "standard_error": error}
+    ]
+    assert heads_that_lose(Outputs((8,), own[None], own[None], said.confidence, truth), tree, [0, 1]) == []
+
+
 def test_confusions_count_the_answers(three) -> None:
     outputs, metrics = three[:2]
     coarse, worst = metrics["confusion"], metrics["worst_confusions"]
@@ -286,8 +300,10 @@ def test_numbers_on_the_axes() -> None:
 
 
 def test_shade_of_a_confusion_is_the_share_of_its_row() -> None:
-    drawn = heat_map(["a", "b"], [[3, 1], [0, 0]], "t")
-    assert re.findall(r'class="(hit|miss)".*?fill-opacity="([\d.]+)"', drawn) == [("hit", "0.78"), ("miss", "0.34")]
+    drawn = heat_map(["a", "b"], [[3, 1], [0, 2]], "t")
+    assert re.findall(r'class="(hit|miss)".*?fill-opacity="([\d.]+)"', drawn) == [
+        ("hit", "0.78"), ("miss", "0.34"), ("hit", "1.00"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("width", [1280, 500])
