@@ -34,7 +34,7 @@ class Calibration:
         targets: precisions. thresholds: for each a row of K numbers; inf for a level that is never answered.
         z: quantile of the Wilson bound behind the thresholds.
         hierarchy: its sha256.
-        images: number of held-out images.
+        images: number of held-out images; 0 where nothing was fitted.
         split, seed: where they came from.
     """
 
@@ -58,9 +58,16 @@ class Calibration:
 
     @classmethod
     def none(cls, hierarchy: Hierarchy, heads: Sequence[int] | None = None) -> Calibration:
-        """Return what holds without held-out images: T = 1, equal weights of ``heads``, no thresholds."""
+        """Return what holds without held-out images: T = 1, equal weights of ``heads``, and no promise of precision.
+
+        Every level down to the finest of ``heads`` is answered.
+        """
         row = _default_weights(hierarchy, heads)
-        return cls(hierarchy.levels, (), ((1.0,) * hierarchy.num_levels,), (row,), (), (), hierarchy.sha256)
+        finest = max(k for k, weight in enumerate(row) if weight)
+        thresholds = tuple(0.0 if k <= finest else math.inf for k in range(hierarchy.num_levels))
+        return cls(
+            hierarchy.levels, (), ((1.0,) * hierarchy.num_levels,), (row,), (0.0,), (thresholds,), hierarchy.sha256
+        )
 
     def _row(self, side: int | None) -> int:
         """The row of the side nearest as a ratio, the smaller of two as near; the last one for None."""
@@ -80,14 +87,14 @@ class Calibration:
         """Return the weight of every level for images of a side, None for an unknown one."""
         return self.weights[self._row(side)]
 
-    def thresholds_of(self, target: float = TARGET) -> tuple[float, ...] | None:
-        """Return the threshold of every level for a target precision; None where there are none at all.
+    def thresholds_of(self, target: float = TARGET) -> tuple[float, ...]:
+        """Return the threshold of every level for a target precision; without held-out images those of `none`.
 
         Raises:
             ValueError: thresholds were chosen for other targets.
         """
-        if not self.targets:
-            return None
+        if not self.images:
+            return self.thresholds[0]
         if target not in self.targets:
             raise ValueError(
                 f"Calibration: target must be one of {', '.join(map(str, self.targets))}, got {target}; "

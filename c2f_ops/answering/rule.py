@@ -115,12 +115,12 @@ def settle(
     """Go down from the root to the best child for as long as it passes the threshold of its level.
 
     A node that was answered before is held until its posterior falls below the threshold by more than ``hysteresis``;
-    where one is let go, so are those below it.
+    where one is let go, so are those below it. A level with threshold 0 is always answered, and nothing is held there.
 
     Args:
         posteriors: K tensors ``[N, n_k]`` of `c2f_ops.answering.posteriors`.
         hierarchy: the tree.
-        thresholds: K numbers; None: every level is answered, and nothing is held.
+        thresholds: K numbers; None: all 0.
         held: earlier answers, LongTensor ``[N, K]``, -1 for none.
         hysteresis: see above.
 
@@ -128,17 +128,17 @@ def settle(
         LongTensor ``[N, K]``, -1 below the answer.
     """
     check_logits("settle", posteriors, hierarchy)
+    thresholds = (0.0,) * hierarchy.num_levels if thresholds is None else thresholds
     nodes = torch.full((len(posteriors[0]), hierarchy.num_levels), -1, device=posteriors[0].device)
     answered = torch.ones_like(nodes[:, 0], dtype=torch.bool)
     holding = answered.clone()
     for k, p in enumerate(posteriors):
         node = (p if k == 0 else among_children(p, hierarchy, k, nodes[:, k - 1])).argmax(1)
-        threshold = 0.0 if thresholds is None else thresholds[k]
-        passed = p.gather(1, node[:, None])[:, 0] >= threshold
-        if held is not None and thresholds is not None:
+        passed = p.gather(1, node[:, None])[:, 0] >= thresholds[k]
+        if held is not None:
             before = held[:, k]
-            kept = p.gather(1, before.clamp(min=0)[:, None])[:, 0] >= threshold - hysteresis
-            holding = holding & (before >= 0) & kept
+            kept = p.gather(1, before.clamp(min=0)[:, None])[:, 0] >= thresholds[k] - hysteresis
+            holding = holding & (before >= 0) & kept & (thresholds[k] > 0)
             node, passed = torch.where(holding, before, node), passed | holding
         answered = answered & passed
         nodes[:, k] = torch.where(answered, node, -1)
@@ -187,7 +187,7 @@ def _describe(
         reason = (
             f"{finer} {hierarchy.names[depth][best]} has {float(values[best]):.2f}, needs {thresholds[depth]:.2f}"
             if thresholds[depth] < math.inf
-            else f"{finer} is never answered: no threshold reached the target precision on the held-out images"
+            else f"{finer} is never answered: it has no threshold"
         )
     return Answer(
         path[-1] if path else "unknown",

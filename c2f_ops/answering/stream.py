@@ -25,8 +25,8 @@ class ObjectStream:
         S <- S (n_eff - w) / W + w s,    W <- n_eff,
 
     so that the newest frame always counts in full. An answer may deepen at any frame; it is withdrawn only where its
-    posterior falls below its threshold by more than ``hysteresis``. Without thresholds every frame gives the best path
-    of the evidence so far.
+    posterior falls below its threshold by more than ``hysteresis``. A level with threshold
+    0 is answered at every frame from the evidence so far.
 
     Args:
         hierarchy: the tree.

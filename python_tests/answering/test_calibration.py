@@ -169,7 +169,10 @@ def test_untrained_heads_stay_out(fitted) -> None:
 
 def test_without_held_out_images(small) -> None:
     c = Calibration.none(small, [1])
-    assert c.temperatures_of(17) == (1.0, 1.0) and c.weights_of(None) == (0.0, 1.0) and c.thresholds_of() is None
+    assert (
+        c.temperatures_of(17) == (1.0, 1.0) and c.weights_of(None) == (0.0, 1.0) and c.thresholds_of(0.9) == (0.0, 0.0)
+    )
+    assert Calibration.none(small, [0]).thresholds_of() == (0.0, math.inf), "no head knows the species"
     with pytest.raises(ValueError, match="at least one image at one side"):
         calibrate({}, torch.zeros(0, 2, dtype=torch.long), small)
 

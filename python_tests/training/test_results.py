@@ -18,7 +18,7 @@ from c2f_ops.data.birds import birds_hierarchy
 from c2f_ops.training import evaluate, load_run, run, train
 from c2f_ops.training.evaluate import predict_logits
 from c2f_ops.training.logs import RunLog, format_seconds, plain, read_log
-from c2f_ops.training.predict import predict_files
+from c2f_ops.training.predict import predict_paths
 from c2f_ops.training.run import build_model
 
 LEVELS = ("family", "genus", "species")
@@ -141,7 +141,8 @@ def test_answers_for_files(finished, tmp_path) -> None:
     pixels = load_dataset("birds", split="test", n=1, size=32).stacked()
     for name, side in (("large.png", 32), ("small.png", 9)):
         image_module.fromarray(pixels[0].permute(1, 2, 0).numpy()).resize((side, side)).save(tmp_path / name)
-    large, small = predict_files(model, [tmp_path / "large.png", tmp_path / "small.png"], tree, config)
+    files = [tmp_path / "large.png", tmp_path / "small.png"]
+    (large, small), _ = predict_paths(model, files, tree, config, mode="independent")
     assert (large["resolution"], large["trained_level"]) == (32, "species")
     assert (small["resolution"], small["trained_level"]) == (9, "family")
     expected = predict_logits(model, pixels, config, 32)
@@ -151,7 +152,7 @@ def test_answers_for_files(finished, tmp_path) -> None:
     (tmp_path / "broken.png").write_bytes(b"not an image")
     for name in ("broken.png", "absent.png"):
         with pytest.raises(ValueError, match=f"must be a readable image file, got .*{name}"):
-            predict_files(model, [tmp_path / name], tree, config)
+            predict_paths(model, [tmp_path / name], tree, config)
 
 
 def test_without_a_terminal_a_line_per_epoch(finished) -> None:

@@ -1,0 +1,230 @@
+"""Something comes closer: one image through rising sides, answered as a stream."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..answering import Answer, Calibration, ObjectStream, descend, stream_report
+from ..answering.calibration import TARGET
+from ..data.degrade import resize_uint8
+from ..data.images import resize_image
+from ..hierarchy import Hierarchy
+from ..models import MLPH
+from .augment import centre_crop
+from .config import Config
+from .evaluate import predict_logits
+from .grid import default_grid
+from .predict import native_side
+from .report import _FAINT, _INK, _LEVEL_COLOURS, _figure
+from .sampler import stable_seed
+
+
+@dataclass(frozen=True)
+class Approach:
+    """Answers to one image at rising sides, each with the evidence of the smaller ones.
+
+    Attributes:
+        levels: names, coarse to fine.
+        sides: F rising sides.
+        frames: F uint8 tensors ``[3, r, r]``, the image at each side.
+        answers: F answers.
+        path: names of the most probable path at the last frame. posteriors: ``[F, K]``, those of its nodes.
+        thresholds: K numbers. target: the precision that they were chosen for.
+    """
+
+    levels: tuple[str, ...]
+    sides: tuple[int, ...]
+    frames: tuple[Tensor, ...]
+    answers: tuple[Answer, ...]
+    path: tuple[str, ...]
+    posteriors: Tensor
+    thresholds: tuple[float, ...]
+    target: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON data, without the frames."""
+        return {
+            "path": list(self.path),
+            "target": self.target,
+            "frames": [
+                {
+                    "side": side,
+                    "answer": said.to_dict(),
+                    "posteriors": dict(zip(self.levels, row, strict=True)),
+                }
+                for side, said, row in zip(self.sides, self.answers, self.posteriors.tolist(), strict=True)
+            ],
+        }
+
+
+def approach(
+    model: MLPH,
+    image: Tensor,
+    hierarchy: Hierarchy,
+    config: Config,
+    calibration: Calibration,
+    *,
+    sides: Sequence[int] | None = None,
+    target: float = TARGET,
+    n_eff: float = 5.0,
+    hysteresis: float = 0.1,
+) -> Approach:
+    """Show one image to the model at rising sides.
+
+    Args:
+        model: of a run.
+        image: uint8 ``[3, H, W]``.
+        hierarchy: names of the classes.
+        config: of the run.
+        calibration: of the run.
+        sides: in pixels; by default those of `default_grid` that the image has.
+        target: of `c2f_ops.answering.ObjectStream`.
+        n_eff: likewise.
+        hysteresis: likewise.
+    """
+    native = native_side(image, config)
+    if sides is None:
+        sides = [side for side in default_grid(config.image_size) if side <= native] or [native]
+    elif not sides or min(sides) < 1:
+        raise ValueError(f"approach: sides must be at least one number from 1 up, got {list(sides)}")
+    sides = sorted({min(side, config.image_size) for side in sides})
+    batch = resize_image(image, config.load_size, mode=config.resize_mode)[None]
+    stream = ObjectStream(hierarchy, calibration, n_eff=n_eff, hysteresis=hysteresis, target=target)
+    answers, rows = [], []
+    for side in sides:
+        answers += stream.update(predict_logits(model, batch, config, side, precision=config.precision), side)
+        rows.append(stream.posteriors())
+    nodes = descend(rows[-1], hierarchy)[0].tolist()
+    seen = centre_crop(batch, config.image_size)
+    return Approach(
+        hierarchy.levels,
+        tuple(sides),
+        tuple(resize_uint8(seen, (side, side))[0] for side in sides),
+        tuple(answers),
+        tuple(hierarchy.names[k][node] for k, node in enumerate(nodes)),
+        torch.tensor([[float(p[k][0, node]) for k, node in enumerate(nodes)] for p in rows], dtype=torch.float64),
+        stream.thresholds,
+        target,
+    )
+
+
+def simulate_streams(
+    model: MLPH,
+    images: Tensor,
+    labels: Tensor,
+    hierarchy: Hierarchy,
+    config: Config,
+    calibration: Calibration,
+    *,
+    frames: int = 12,
+    seed: int = 0,
+    target: float = TARGET,
+    n_eff: float = 5.0,
+    hysteresis: float = 0.1,
+) -> dict[str, Any]:
+    """Let every image come closer and report how the answers deepened: `c2f_ops.answering.stream_report`.
+
+    Args:
+        model: of a run.
+        images: uint8 ``[N, 3, load, load]``.
+        labels: LongTensor ``[N, K]``, -1 for unknown.
+        hierarchy: their tree.
+        config: of the run.
+        calibration: of the run.
+        frames: number of frames, at sides drawn log-uniformly from the range of `default_grid`, rising.
+        seed: of the sides.
+        target: of `c2f_ops.answering.ObjectStream`.
+        n_eff: likewise.
+        hysteresis: likewise.
+    """
+    stream = ObjectStream(
+        hierarchy, calibration, batch=len(images), n_eff=n_eff, hysteresis=hysteresis, target=target
+    )  # fmt: skip
+    sides = seeded_sides(config.image_size, frames, seed)
+    answers = [
+        stream.update(predict_logits(model, images, config, side, precision=config.precision), side) for side in sides
+    ]
+    return {"target": target, "seed": seed, **stream_report(answers, sides, labels, hierarchy)}
+
+
+def seeded_sides(image_size: int, frames: int, seed: int) -> list[int]:
+    """Draw sides log-uniformly from the range of `default_grid`, rising."""
+    grid = default_grid(image_size)
+    generator = torch.Generator().manual_seed(stable_seed(seed, "approach"))
+    logs = math.log(grid[-1]) + torch.rand(frames, generator=generator) * math.log(grid[0] / grid[-1])
+    return sorted(round(math.exp(value)) for value in logs.tolist())
+
+
+def plot_approach(shown: Approach, path: Path, *, frames: bool = True, title: str = "") -> None:
+    """Draw posteriors and answers against the side, the image at each side above them.
+
+    Args:
+        shown: of `approach`.
+        path: PNG file to write.
+        frames: False leaves the image out.
+        title: of the picture.
+    """
+    count, levels = len(shown.sides), len(shown.levels)
+    heights = [1.0, 2.6, 0.42 * levels + 0.3][0 if frames else 1 :]
+    figure = _figure(max(6.0, 1.6 + 0.8 * count), sum(heights) + 1.0)
+    rows = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
+    if frames:
+        _draw_frames(rows[0], shown)
+    chart, spans = rows[-2:]
+    x = list(range(count))
+    for k, (level, name, threshold) in enumerate(zip(shown.levels, shown.path, shown.thresholds, strict=True)):
+        colour = _LEVEL_COLOURS[k % len(_LEVEL_COLOURS)]
+        chart.plot(x, shown.posteriors[:, k], color=colour, lw=1.8, marker="o", ms=3.5, label=f"{level} {_short(name)}")
+        if 0 < threshold < math.inf:
+            chart.axhline(threshold, color=colour, lw=0.9, ls=":")
+    chart.set_ylim(0, 1.03)
+    chart.set_ylabel("posterior")
+    chart.grid(color="#e6e6e6", lw=0.8)
+    chart.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _draw_answers(spans, shown)
+    spans.set_xticks(x, [str(side) for side in shown.sides])
+    spans.set_xlabel("side of the image, pixels")
+    for axes in (chart, spans):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, size=11, weight="bold", color=_INK, x=0.01, ha="left")
+    figure.savefig(path, dpi=150)
+
+
+def _draw_frames(axes: Any, shown: Approach) -> None:
+    for i, frame in enumerate(shown.frames):
+        pixels = frame.permute(1, 2, 0).numpy()
+        axes.imshow(pixels, extent=(i - 0.46, i + 0.46, 0, 1), interpolation="nearest", aspect="auto", zorder=2)
+    axes.set_xlim(-0.6, len(shown.frames) - 0.4)
+    axes.set_ylim(0, 1)
+    axes.set_axis_off()
+
+
+def _draw_answers(axes: Any, shown: Approach) -> None:
+    """A row per level, coarse at the bottom; a bar spans the frames with one answer."""
+    for k in range(len(shown.levels)):
+        names = [said.path[k] if len(said.path) > k else None for said in shown.answers]
+        start = 0
+        for i in range(1, len(names) + 1):
+            if i < len(names) and names[i] == names[start]:
+                continue
+            if (name := names[start]) is not None:
+                left, width = start - 0.46, i - start - 0.08
+                axes.barh(k, width, 0.8, left, color=_LEVEL_COLOURS[k % len(_LEVEL_COLOURS)], alpha=0.3)
+                axes.text(left + 0.08, k, _short(name, round(9 * width)), va="center", size=8, color=_INK)
+            start = i
+    axes.set_yticks(range(len(shown.levels)), shown.levels)
+    axes.set_ylim(-0.6, len(shown.levels) - 0.4)
+    axes.set_xlim(-0.6, len(shown.sides) - 0.4)
+    axes.set_ylabel("answered", color=_FAINT)
+
+
+def _short(name: str, most: int = 26) -> str:
+    name = name.replace("_", " ")
+    return name if len(name) <= most else name[: max(most - 1, 1)] + "\N{HORIZONTAL ELLIPSIS}"
