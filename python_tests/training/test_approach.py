@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from c2f_ops.answering import Answer, Calibration, decode
-from c2f_ops.data import birds_hierarchy, load_dataset
+from c2f_ops.data import load_dataset
+from c2f_ops.data.birds import birds_hierarchy
 from c2f_ops.training import predict_logits
 from c2f_ops.training.approach import Approach, approach, plot_approach, seeded_sides, simulate_streams
 from c2f_ops.training.calibrate import CALIBRATION, calibrate_run, read_calibration
