@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._files import read_json, write_json
 from ..hierarchy import Hierarchy
 from .decoding import check_logits, descend, path_scores, posteriors
 from .rule import Z, choose_thresholds
@@ -134,12 +134,12 @@ class Calibration:
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the calibration, readable."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, self.to_dict())
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Calibration:
         """Read what `to_json` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        return cls.from_dict(read_json(Path(path)))
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

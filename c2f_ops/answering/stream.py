@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -179,8 +180,15 @@ def stream_report(
         "reached": reached,
         "flip_rate": _mean((after != before)[before >= 0]),
         "withdrawn_rate": _mean((after < 0)[before >= 0]),
-        "final": {name: final.to_dict()[name] for name in fields},
+        "final": {name: _known(final.to_dict()[name]) for name in fields},
     }
+
+
+def _known(value: Any) -> Any:
+    """None in place of the accuracy of no answers, for which JSON has no word."""
+    if isinstance(value, dict):
+        return {key: _known(item) for key, item in value.items()}
+    return None if math.isnan(value) else value
 
 
 def _mean(values: Tensor) -> float | None:

@@ -26,6 +26,7 @@ def predict_images(
     ] = False,
     sides: Annotated[str | None, option(APPROACH, "Its sides, comma-separated; default a grid.")] = None,
     out: Annotated[Path | None, option(APPROACH, "PNG file to draw the approach to.")] = None,
+    best: Annotated[bool, option(ANSWER, "The model that was best on held-out images.", "--best")] = False,
     frames: Annotated[
         bool, option(APPROACH, "Whether the picture shows the image itself.", "--frames/--no-frames")
     ] = True,
@@ -35,13 +36,14 @@ def predict_images(
     """Name what is in images, as deep in the tree as the held-out images allow."""
     from ..training import load_run
     from ..training.calibrate import read_calibration
+    from ..training.run import BEST
 
     if not approach and (sides is not None or out is not None):
         raise ValueError("--sides and --out must come with --approach, got them without")
     if approach and (len(images) != 1 or mode != "path" or resolution is not None):
         raise ValueError("--approach must come with one image, and with neither --mode nor --resolution")
-    model, config, hierarchy = load_run(run, device)
-    calibration = read_calibration(run, hierarchy, config)
+    model, config, hierarchy = load_run(run, device, best=best)
+    calibration = read_calibration(run / BEST if best else run, hierarchy, config)
     console = make_console()
     if not calibration.images and not as_json:
         console.print(

@@ -47,14 +47,14 @@ def calibrate_run(
     )
 
 
-def read_calibration(run: Path, hierarchy: Hierarchy, config: Config) -> Calibration:
-    """Read the calibration of a run folder; `Calibration.none` where nothing was held out.
+def read_calibration(folder: Path, hierarchy: Hierarchy, config: Config) -> Calibration:
+    """Read the calibration in a folder, that of a run or of its best model; `Calibration.none` where there is none.
 
     Raises:
         ValueError: it is of another tree.
     """
-    if not (run / CALIBRATION).is_file():
+    if not (folder / CALIBRATION).is_file():
         return Calibration.none(hierarchy, config.trained_levels(hierarchy.levels))
-    calibration = Calibration.from_json(run / CALIBRATION)
+    calibration = Calibration.from_json(folder / CALIBRATION)
     calibration.check(hierarchy)
     return calibration

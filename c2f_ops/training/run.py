@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data import LabeledImages, load_dataset
 from ..hierarchy import Hierarchy
 from ..models import MLPH
+from .calibrate import CALIBRATION, calibrate_run
 from .checkpoint import find_checkpoint, load_model, load_optimizer, save_checkpoint
 from .config import Config
 from .evaluate import evaluate, predict_logits
@@ -189,6 +190,12 @@ def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any)
                 log.close()
     if main:
         checkpoint(trainer)
+        if len(held):
+            say(console, "calibrating on the held-out images ...")
+            best = load_run(run, config.device, best=True)[0]
+            for folder, network in ((run, model), (run / BEST, best)):
+                found = calibrate_run(network, images[held], labels[held], hierarchy, config)
+                found.to_json(folder / CALIBRATION)
     metrics = finish(run, model, config, hierarchy, position.seconds, dataset.corrupt, console) if main else None
     accelerator.wait_for_everyone()
     accelerator.end_training()

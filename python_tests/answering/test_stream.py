@@ -1,7 +1,6 @@
 """Streams of frames: they deepen, hold on, let go, forget, and go on from their state."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ TAU = (0.8, 0.7)
 @pytest.fixture
 def calibration(small) -> Calibration:
     ones = ((1.0, 1.0),)
-    return Calibration(small.levels, (), ones, ((0.0, 1.0),), (0.95,), (TAU,), small.sha256)
+    return Calibration(small.levels, (), ones, ((0.0, 1.0),), (0.95,), (TAU,), small.sha256, 100)
 
 
 def frame(*leaves: float) -> list[torch.Tensor]:
@@ -141,7 +140,7 @@ def test_report_counted_by_hand(small) -> None:
     assert report["final"]["mean_depth"] == 1.5
     never = stream_report([[given(-1, -1)]], [8], torch.tensor([[0, 0]]), small)
     assert never["reached"]["family"] == {"share": 0.0, "frame": None, "side": None} and never["flip_rate"] is None
-    assert math.isnan(never["final"]["answered_accuracy"]["family"])
+    assert never["final"]["answered_accuracy"] == {"family": None, "species": None}
     with pytest.raises(ValueError, match="sides must be one per frame, got 1 for 4"):
         stream_report(frames, [8], torch.tensor([[0, 0], [1, 3]]), small)
 
