@@ -138,7 +138,7 @@ def simulate_streams(
         hierarchy: their tree.
         config: of the run.
         calibration: of the run.
-        frames: number of frames, at sides drawn log-uniformly from the range of `default_grid`, rising.
+        frames: how many, at `seeded_sides`.
         seed: of the sides.
         target: of `c2f_ops.answering.ObjectStream`.
         n_eff: likewise.
@@ -155,11 +155,11 @@ def simulate_streams(
 
 
 def seeded_sides(image_size: int, frames: int, seed: int) -> list[int]:
-    """Draw sides log-uniformly from the range of `default_grid`, rising."""
+    """Draw sides log-uniformly from the range of `default_grid`, rising; the last is the full one."""
     grid = default_grid(image_size)
     generator = torch.Generator().manual_seed(stable_seed(seed, "approach"))
-    logs = math.log(grid[-1]) + torch.rand(frames, generator=generator) * math.log(grid[0] / grid[-1])
-    return sorted(round(math.exp(value)) for value in logs.tolist())
+    logs = math.log(grid[-1]) + torch.rand(frames - 1, generator=generator) * math.log(grid[0] / grid[-1])
+    return [*sorted(round(math.exp(value)) for value in logs.tolist()), grid[0]]
 
 
 def plot_approach(shown: Approach, path: Path, *, frames: bool = True, title: str = "") -> None:

@@ -192,14 +192,21 @@ def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any)
         checkpoint(trainer)
         if len(held):
             say(console, "calibrating on the held-out images ...")
-            best = load_run(run, config.device, best=True)[0]
-            for folder, network in ((run, model), (run / BEST, best)):
-                found = calibrate_run(network, images[held], labels[held], hierarchy, config)
-                found.to_json(folder / CALIBRATION)
+            _calibrate(run, model, images[held], labels[held], hierarchy, config)
     metrics = finish(run, model, config, hierarchy, position.seconds, dataset.corrupt, console) if main else None
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return metrics
+
+
+def _calibrate(run: Path, model: MLPH, images: Tensor, labels: Tensor, hierarchy: Hierarchy, config: Config) -> None:
+    """Write the calibrations of the last model and of the best."""
+    calibration = calibrate_run(model, images, labels, hierarchy, config)
+    calibration.to_json(run / CALIBRATION)
+    if find_checkpoint(run, hierarchy)[0].name != find_checkpoint(run / BEST, hierarchy)[0].name:
+        best = load_run(run, config.device, best=True)[0]
+        calibration = calibrate_run(best, images, labels, hierarchy, config)
+    calibration.to_json(run / BEST / CALIBRATION)
 
 
 def finish(
