@@ -163,7 +163,7 @@ def seeded_sides(image_size: int, frames: int, seed: int) -> list[int]:
 
 
 def plot_approach(shown: Approach, path: Path, *, frames: bool = True, title: str = "") -> None:
-    """Draw posteriors and answers against the side, the image at each side above them.
+    """Draw the image at each side, the answer to each below it, and the posteriors of the last answer.
 
     Args:
         shown: of `approach`.
@@ -172,57 +172,82 @@ def plot_approach(shown: Approach, path: Path, *, frames: bool = True, title: st
         title: of the picture.
     """
     count, levels = len(shown.sides), len(shown.levels)
-    heights = [1.0, 2.6, 0.42 * levels + 0.3][0 if frames else 1 :]
-    figure = _figure(max(6.0, 1.6 + 0.8 * count), sum(heights) + 1.0)
-    rows = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
+    # Lengths in inches, top to bottom.
+    cell, left = max(0.85, _LEGEND / count), 0.35 + 0.085 * max(map(len, shown.levels))
+    columns = int(count * cell / _LEGEND)
+    head, picture, bars = 0.42, (cell if frames else 0.0), 0.3 * levels + 0.1
+    legend, chart, foot = 0.2 * -(-(levels + 1) // columns) + 0.35, 2.2, 0.6
+    width, height = left + count * cell + 0.2, head + picture + bars + legend + chart + foot
+    figure = _figure(width, height, tight=False)
+
+    def panel(top: float, tall: float) -> Any:
+        axes = figure.add_axes((left / width, 1 - (top + tall) / height, count * cell / width, tall / height))
+        axes.set_xlim(-0.5, count - 0.5)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, colors=_INK, labelsize=9)
+        return axes
+
+    figure.text(0.15 / width, 1 - 0.13 / height, title, va="top", size=11, weight="bold", color=_INK)
     if frames:
-        _draw_frames(rows[0], shown)
-    chart, spans = rows[-2:]
-    x = list(range(count))
-    for k, (level, name, threshold) in enumerate(zip(shown.levels, shown.path, shown.thresholds, strict=True)):
-        colour = _LEVEL_COLOURS[k % len(_LEVEL_COLOURS)]
-        chart.plot(x, shown.posteriors[:, k], color=colour, lw=1.8, marker="o", ms=3.5, label=f"{level} {_short(name)}")
-        if 0 < threshold < math.inf:
-            chart.axhline(threshold, color=colour, lw=0.9, ls=":")
-    chart.set_ylim(0, 1.03)
-    chart.set_ylabel("posterior")
-    chart.grid(color="#e6e6e6", lw=0.8)
-    chart.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _draw_answers(spans, shown)
-    spans.set_xticks(x, [str(side) for side in shown.sides])
-    spans.set_xlabel("side of the image, pixels")
-    for axes in (chart, spans):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, size=11, weight="bold", color=_INK, x=0.01, ha="left")
+        _draw_frames(panel(head, cell), shown)
+    _draw_answers(panel(head + picture, bars), shown, cell)
+    axes = panel(height - foot - chart, chart)
+    _draw_posteriors(axes, shown)
+    axes.legend(
+        frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.8,
+        borderpad=0.2, handlelength=1.8,
+    )  # fmt: skip
     figure.savefig(path, dpi=150)
+
+
+_LEGEND = 2.4  # inches that an entry of the legend may take
 
 
 def _draw_frames(axes: Any, shown: Approach) -> None:
     for i, frame in enumerate(shown.frames):
         pixels = frame.permute(1, 2, 0).numpy()
-        axes.imshow(pixels, extent=(i - 0.46, i + 0.46, 0, 1), interpolation="nearest", aspect="auto", zorder=2)
-    axes.set_xlim(-0.6, len(shown.frames) - 0.4)
-    axes.set_ylim(0, 1)
+        axes.imshow(pixels, extent=(i - 0.46, i + 0.46, -0.46, 0.46), interpolation="nearest", aspect="auto")
+    axes.set_xlim(-0.5, len(shown.frames) - 0.5)
+    axes.set_ylim(-0.5, 0.5)
     axes.set_axis_off()
 
 
-def _draw_answers(axes: Any, shown: Approach) -> None:
-    """A row per level, coarse at the bottom; a bar spans the frames with one answer."""
+def _draw_answers(axes: Any, shown: Approach, cell: float) -> None:
+    """A row per level, coarse on top; a bar spans the frames with one answer."""
     for k in range(len(shown.levels)):
         names = [said.path[k] if len(said.path) > k else None for said in shown.answers]
-        start = 0
-        for i in range(1, len(names) + 1):
-            if i < len(names) and names[i] == names[start]:
-                continue
-            if (name := names[start]) is not None:
-                left, width = start - 0.46, i - start - 0.08
-                axes.barh(k, width, 0.8, left, color=_LEVEL_COLOURS[k % len(_LEVEL_COLOURS)], alpha=0.3)
-                axes.text(left + 0.08, k, _short(name, round(9 * width)), va="center", size=8, color=_INK)
-            start = i
+        starts = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
+        for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
+            left, wide, name = start - 0.46, end - start - 0.08, names[start]
+            if name is not None:
+                axes.barh(k, wide, 0.8, left, color=_LEVEL_COLOURS[k % len(_LEVEL_COLOURS)], alpha=0.3)
+            if name is not None or k == 0:
+                words, colour = ("unknown", _FAINT) if name is None else (_short(name, int(12 * wide * cell)), _INK)
+                axes.text(left + 0.05 / cell, k, words, va="center", size=8, color=colour)
     axes.set_yticks(range(len(shown.levels)), shown.levels)
-    axes.set_ylim(-0.6, len(shown.levels) - 0.4)
-    axes.set_xlim(-0.6, len(shown.sides) - 0.4)
-    axes.set_ylabel("answered", color=_FAINT)
+    axes.set_xticks([])
+    axes.set_ylim(len(shown.levels) - 0.45, -0.55)
+
+
+def _draw_posteriors(axes: Any, shown: Approach) -> None:
+    """A line per level, the coarse ones wider, so that one shows where they coincide."""
+    levels, x = len(shown.levels), list(range(len(shown.sides)))
+    limits = [threshold for threshold in shown.thresholds if 0 < threshold < math.inf]
+    for k, (level, name, threshold) in enumerate(zip(shown.levels, shown.path, shown.thresholds, strict=True)):
+        colour, thick = _LEVEL_COLOURS[k % len(_LEVEL_COLOURS)], 1.6 + 1.4 * (levels - 1 - k)
+        axes.plot(x, shown.posteriors[:, k], color=colour, lw=thick, marker="o", ms=thick + 2.2,
+                  label=f"{_short(level, 12)} {_short(name)}", clip_on=False, zorder=2 + k)  # fmt: skip
+        if threshold in limits:
+            axes.axhline(threshold, color=colour, lw=1.1, ls=(0, (1, 2)))
+    if limits:
+        label = f"needed for an answer ({shown.target:.0%} right)"
+        axes.plot([], [], color=_FAINT, lw=1.1, ls=(0, (1, 2)), label=label)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("posterior", color=_INK)
+    axes.set_xticks(x, [str(side) for side in shown.sides])
+    axes.set_xlabel("side of the image, pixels", color=_INK)
+    axes.grid(color="#e6e6e6", lw=0.8)
+    axes.set_axisbelow(True)
 
 
 def _short(name: str, most: int = 26) -> str:
