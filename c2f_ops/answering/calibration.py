@@ -17,7 +17,7 @@ from ..hierarchy import Hierarchy
 from .decoding import check_logits, descend, path_scores, posteriors
 from .rule import Z, choose_thresholds
 
-TARGETS = (0.8, 0.9, 0.95, 0.99)
+TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 TARGET = 0.95
 LEAST_SCALE = 0.02  # a temperature of 50
 

@@ -17,7 +17,7 @@ def predict_images(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
     images: Annotated[list[Path], typer.Argument(help="Image files and folders.", show_default=False)],
     mode: Annotated[str, option(ANSWER, "path (default), best_leaf, top_down or independent.")] = "path",
-    target: Annotated[float, option(ANSWER, "Precision wanted: 0.8, 0.9, 0.95 (default) or 0.99.")] = 0.95,
+    target: Annotated[float, option(ANSWER, "Precision: 0.5, 0.6, 0.7, 0.8, 0.9, 0.95 (default), 0.99.")] = 0.95,
     resolution: Annotated[
         int | None, option(DATA, "Side that the images count as; default their shorter side.")
     ] = None,

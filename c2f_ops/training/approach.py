@@ -73,7 +73,7 @@ def approach(
     *,
     sides: Sequence[int] | None = None,
     target: float = TARGET,
-    n_eff: float = 5.0,
+    n_eff: float = 1.0,
     hysteresis: float = 0.1,
 ) -> Approach:
     """Show one image to the model at rising sides.
@@ -86,7 +86,7 @@ def approach(
         calibration: of the run.
         sides: in pixels; by default those of `default_grid` that the image has.
         target: of `c2f_ops.answering.ObjectStream`.
-        n_eff: likewise.
+        n_eff: likewise. Sides of one still image are no news, hence 1: more makes answers surer than they are right.
         hysteresis: likewise.
     """
     native = native_side(image, config)
@@ -126,7 +126,7 @@ def simulate_streams(
     frames: int = 12,
     seed: int = 0,
     target: float = TARGET,
-    n_eff: float = 5.0,
+    n_eff: float = 1.0,
     hysteresis: float = 0.1,
 ) -> dict[str, Any]:
     """Let every image come closer and report how the answers deepened: `c2f_ops.answering.stream_report`.
@@ -141,7 +141,7 @@ def simulate_streams(
         frames: how many, at `seeded_sides`.
         seed: of the sides.
         target: of `c2f_ops.answering.ObjectStream`.
-        n_eff: likewise.
+        n_eff: likewise. Sides of one still image are no news, hence 1: more makes answers surer than they are right.
         hysteresis: likewise.
     """
     stream = ObjectStream(
@@ -200,7 +200,7 @@ def plot_approach(shown: Approach, path: Path, *, frames: bool = True, title: st
     figure.savefig(path, dpi=150)
 
 
-_LEGEND = 2.4  # inches that an entry of the legend may take
+_LEGEND = 2.3  # inches that an entry of the legend may take
 
 
 def _draw_frames(axes: Any, shown: Approach) -> None:

@@ -124,7 +124,7 @@ def _decoded(
             except ValueError as error:
                 if file == path:
                     raise
-                unreadable.append((str(file), str(error.__cause__)))
+                unreadable.append((str(file), _why(error.__cause__)))
                 continue
             side = native_side(image, config) if resolution is None else resolution
             yield file, resize_image(image, config.load_size, mode=config.resize_mode), side
@@ -153,8 +153,13 @@ def read_image(file: Path) -> Tensor:
     except ImportError:
         raise
     except Exception as error:  # Pillow's decoders raise many types for broken input
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"predict: image must be a readable image file, got {file}: {reason}") from error
+        raise ValueError(f"predict: image must be a readable image file, got {file}: {_why(error)}") from error
+
+
+def _why(error: BaseException | None) -> str:
+    if "cannot identify image file" in str(error):  # Pillow goes on with the address of the buffer
+        return "not an image of a known format"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def native_side(image: Tensor, config: Config) -> int:
