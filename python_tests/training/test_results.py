@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import c2f_ops
+from c2f_ops.answering import Calibration
 from c2f_ops.data import load_dataset
 from c2f_ops.data.birds import birds_hierarchy
 from c2f_ops.training import evaluate, load_run, run, train
+from c2f_ops.training.calibrate import CALIBRATION
 from c2f_ops.training.evaluate import predict_logits
 from c2f_ops.training.logs import RunLog, format_seconds, plain, read_log
 from c2f_ops.training.predict import predict_paths
@@ -82,7 +84,12 @@ def test_the_best_on_held_out_images_is_kept(tiny, tmp_path, monkeypatch) -> Non
     best, last = (load_run(tmp_path / "a", "cpu", best=best)[0].state_dict() for best in (True, False))
     assert all(torch.equal(best[key], kept[1][key]) and torch.equal(last[key], kept[2][key]) for key in best)
     assert run.best_so_far(tmp_path / "a", birds_hierarchy())["mean"] == 0.5
+    fitted, fitted_best = (
+        Calibration.from_json(folder / CALIBRATION) for folder in (tmp_path / "a", tmp_path / "a" / run.BEST)
+    )
+    assert fitted.images == fitted_best.images > 0 and fitted.temperatures != fitted_best.temperatures
     train(tiny({"epochs": [0.25]}), tmp_path / "b")
+    assert not (tmp_path / "b" / CALIBRATION).exists()
     with pytest.raises(FileNotFoundError, match="run must hold an intact checkpoint"):
         load_run(tmp_path / "b", "cpu", best=True)
 
