@@ -19,7 +19,7 @@ CSRC = Path(__file__).parents[1] / "csrc"
 LAYERS = [
     {"cli"},
     {"training", "estimators"},
-    {"models", "data", "losses", "metrics"},
+    {"models", "data", "losses", "metrics", "answering"},
     {"nn", "hierarchy", "_hierarchy_tables", "_hierarchy_checks"},
     {"functional", "neighbours", "relations", "_files"},
     {"_checks", "_ops", "_knn"},

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, contrastive, discover, evaluate, falcon, mlph, resolutions, selfsup
+from . import bench, contrastive, discover, evaluate, falcon, mlph, predict, resolutions, selfsup
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -26,7 +26,7 @@ def _print_info() -> None:
 
 
 app.command("evaluate")(evaluate.evaluate_run)
-app.command("predict")(mlph.predict_images)
+app.command("predict")(predict.predict_images)
 app.command("resolutions")(resolutions.search)
 app.command("info")(_print_info)
 app.command("embed")(selfsup.embed_images)

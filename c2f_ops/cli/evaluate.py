@@ -29,10 +29,11 @@ def evaluate_run(
     """Measure a run: every level at every resolution; index.html, metrics.json and predictions.npz say the rest."""
     from .._files import write_json
     from ..training import evaluate, load_run
+    from ..training.calibrate import read_calibration
     from ..training.grid import default_grid
     from ..training.logs import plain
     from ..training.page import write_page
-    from ..training.run import load_split
+    from ..training.run import BEST, load_split
 
     console = None if as_json else make_console()
     model, config, hierarchy = load_run(run, device, best=best)
@@ -45,9 +46,10 @@ def evaluate_run(
     if dataset.hierarchy != hierarchy:
         raise ValueError(f"evaluate: data must have the hierarchy of the run, {hierarchy!r}, got {dataset.hierarchy!r}")
     images = dataset.stacked(config.load_size)
+    calibration = read_calibration(run / BEST if best else run, hierarchy, config)
     metrics = evaluate(
         model, images, dataset.labels, hierarchy, config, resolutions=[*config.measured_sides, *more],
-        precision=config.precision, keep=True, console=console,
+        precision=config.precision, calibration=calibration if calibration.images else None, keep=True, console=console,
     )  # fmt: skip
     outputs = metrics.pop("outputs")
     metrics = plain({"data": config.data, "split": split, "best": best, **metrics, "corrupt": {split: dataset.corrupt}})

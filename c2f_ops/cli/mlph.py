@@ -1,22 +1,17 @@
-"""`c2f train mlph`, and `c2f predict` with its runs."""
+"""`c2f train mlph`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
-
-import typer
 
 from ._common import (
     DATA,
     MACHINE,
     MODEL,
     TRAINING,
-    AsJson,
     CheckpointMinutes,
     Device,
-    OnDevice,
     Precision,
     Resume,
     Root,
@@ -114,30 +109,3 @@ def _parsed_tasks(text: str) -> list[tuple[str, int]]:
         return [(level.strip(), int(side)) for level, _, side in (part.rpartition("@") for part in text.split(","))]
     except ValueError:
         raise ValueError(f"--tasks must be level@side separated by commas, got {text!r}") from None
-
-
-def predict_images(
-    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
-    resolution: Annotated[
-        int | None, option(DATA, "Side that the images count as; default their shorter side.")
-    ] = None,
-    device: OnDevice = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Name what is in images: the answer of each level with its probability, coarse to fine."""
-    from ..training import load_run
-    from ..training.predict import predict_files
-
-    model, config, hierarchy = load_run(run, device)
-    answers = predict_files(model, images, hierarchy, config, resolution=resolution)
-    if as_json:
-        print(json.dumps(answers, indent=2))
-        return
-    console = make_console()
-    for answer in answers:
-        own = answer["trained_level"]
-        console.print(f"{answer['image']}  [dim]{answer['resolution']} px[/dim]", highlight=False)
-        for level, guess in answer["levels"].items():
-            mark = "  [dim]<- trained for this resolution[/dim]" if level == own else ""
-            console.print(f"  {level:10s} {guess['probability']:6.1%}  {guess['name']}{mark}", highlight=False)

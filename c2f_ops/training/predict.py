@@ -1,59 +1,171 @@
-"""Answers for image files."""
+"""Answers for image files and folders of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ..answering import Calibration, answer, decode, posteriors
+from ..answering.calibration import TARGET
+from ..data.folder import SUFFIXES
 from ..data.images import decode_image, resize_image
 from ..hierarchy import Hierarchy
 from ..models import MLPH
 from .config import Config
 from .evaluate import predict_logits
 
+CHUNK = 64  # images decoded and held at a time
 
-def predict_files(
-    model: MLPH, files: Sequence[Path], hierarchy: Hierarchy, config: Config, *, resolution: int | None = None
-) -> list[dict[str, Any]]:
-    """Return for each file the answer of every trained head, coarse to fine: independent, no path decoding.
 
-    ``trained_level`` names the finest level trained at the side nearest to that of the image.
+def predict_paths(
+    model: MLPH,
+    paths: Sequence[Path],
+    hierarchy: Hierarchy,
+    config: Config,
+    calibration: Calibration | None = None,
+    *,
+    mode: str = "path",
+    target: float = TARGET,
+    resolution: int | None = None,
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Name what is in images.
 
     Args:
         model: of a run.
-        files: images, read by Pillow.
+        paths: image files, read by Pillow, and folders, searched for images at any depth.
         hierarchy: names of the classes.
         config: of the run.
+        calibration: of the run; by default `Calibration.none`.
+        mode: of `c2f_ops.answering.decode`.
+        target: precision wanted of the answers; see `Calibration.thresholds_of`.
         resolution: side that the images are degraded to. None: they stay as they are, and their shorter side (at most
-            the input size) says which resolution they have.
+            the input size) says which side they have.
+
+    Returns:
+        For each image ``image``, ``resolution``, ``trained_level`` (the finest one trained at the side nearest to that
+        of the image), ``levels`` {level: name, id, probability} of the trained levels, and ``answer``, the fields of
+        `c2f_ops.answering.Answer`, None except in mode ``"path"``. And (file, reason) for each unreadable file of a
+        folder.
+
+    Raises:
+        ValueError: a file that was named is not readable, or a folder holds no images.
     """
-    trained = config.trained_levels(hierarchy.levels)
-    answers = []
-    for file in files:
-        try:
-            image = decode_image(file.read_bytes())
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"predict: image must be a readable image file, got {file}: {reason}") from None
-        # A crop of the middle, as in evaluation, of which the sides of the images are load_size.
-        native = min(image.shape[1:]) * config.image_size // config.load_size
-        side = min(max(1, native), config.image_size) if resolution is None else resolution
-        batch = resize_image(image, config.load_size, mode=config.resize_mode)[None]
-        logits = predict_logits(model, batch, config, side, precision=config.precision)
-        levels = {}
-        for k in trained:
-            probability, index = logits[k][0].softmax(0).max(0)
-            name = hierarchy.names[k][int(index)]
-            levels[hierarchy.levels[k]] = {"name": name, "id": int(index), "probability": float(probability)}
-        nearest = config.sides[config.nearest_side(side)]
-        finest = max(k for k, task_side in config.cycle(hierarchy.levels) if task_side == nearest)
-        answers.append(
-            {
-                "image": str(file),
-                "resolution": side,
-                "trained_level": hierarchy.levels[finest],
-                "levels": levels,
-            }
-        )
-    return answers
+    heads = config.trained_levels(hierarchy.levels)
+    calibration = Calibration.none(hierarchy, heads) if calibration is None else calibration
+    thresholds = calibration.thresholds_of(target)
+    unreadable: list[tuple[str, str]] = []
+    results: list[dict[str, Any]] = []
+    images = _decoded(paths, config, resolution, unreadable)
+    while chunk := [item for item, _ in zip(images, range(CHUNK), strict=False)]:
+        found: dict[Path, dict[str, Any]] = {}
+        for side in {side for _, _, side in chunk}:
+            members = [(file, image) for file, image, its in chunk if its == side]
+            batch = torch.stack([image for _, image in members])
+            logits = predict_logits(model, batch, config, side, precision=config.precision)
+            for (file, _), row in zip(
+                members, _rows(logits, hierarchy, calibration, thresholds, mode, side), strict=True
+            ):
+                nearest = config.sides[config.nearest_side(side)]
+                finest = max(k for k, task_side in config.cycle(hierarchy.levels) if task_side == nearest)
+                row["levels"] = {hierarchy.levels[k]: row["levels"][k] for k in heads}
+                found[file] = {
+                    "image": str(file), "resolution": side, "trained_level": hierarchy.levels[finest], **row
+                }  # fmt: skip
+        results += [found[file] for file, _, _ in chunk]
+    return results, unreadable
+
+
+def _rows(
+    logits: Sequence[Tensor],
+    hierarchy: Hierarchy,
+    calibration: Calibration,
+    thresholds: Sequence[float],
+    mode: str,
+    side: int,
+) -> list[dict[str, Any]]:
+    """The nodes of each image with their probabilities, and the answer in words."""
+    temperatures, weights = calibration.temperatures_of(side), calibration.weights_of(side)
+    nodes = decode(logits, hierarchy, mode=mode, temperatures=temperatures, weights=weights)
+    if mode in ("path", "best_leaf"):
+        values: Sequence[Tensor] = posteriors(calibration.scores(logits, hierarchy, side), hierarchy)
+    else:
+        values = [(z.double() / t).softmax(1) for z, t in zip(logits, temperatures, strict=True)]
+    answers = answer(values, hierarchy, thresholds) if mode == "path" else [None] * len(nodes)
+    return [
+        {
+            "levels": [
+                {"name": hierarchy.names[k][node], "id": node, "probability": float(values[k][i, node])}
+                for k, node in enumerate(row)
+            ],
+            "answer": None if said is None else said.to_dict(),
+        }
+        for i, (row, said) in enumerate(zip(nodes.tolist(), answers, strict=True))
+    ]
+
+
+def _decoded(
+    paths: Sequence[Path], config: Config, resolution: int | None, unreadable: list[tuple[str, str]]
+) -> Iterator[tuple[Path, Tensor, int]]:
+    """Yield each readable file once, its image uint8 ``[3, load, load]`` and its side."""
+    seen: set[Path] = set()
+    for path in paths:
+        inside = images_in(path) if path.is_dir() else [path]
+        for file in inside:
+            if file in seen:
+                continue
+            seen.add(file)
+            try:
+                image = read_image(file)
+            except ValueError as error:
+                if file == path:
+                    raise
+                unreadable.append((str(file), _why(error.__cause__)))
+                continue
+            side = native_side(image, config) if resolution is None else resolution
+            yield file, resize_image(image, config.load_size, mode=config.resize_mode), side
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Return the files of a folder, at any depth, whose names end as those of images do, sorted.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    if not found:
+        raise ValueError(f"predict: folder must hold images ({', '.join(SUFFIXES)}), got {folder}")
+    return found
+
+
+def read_image(file: Path) -> Tensor:
+    """Read an image, uint8 ``[3, H, W]``.
+
+    Raises:
+        ValueError: it is not readable; the cause says why.
+    """
+    try:
+        return decode_image(file.read_bytes())
+    except ImportError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many types for broken input
+        raise ValueError(f"predict: image must be a readable image file, got {file}: {_why(error)}") from error
+
+
+def _why(error: BaseException | None) -> str:
+    if "cannot identify image file" in str(error):  # Pillow goes on with the address of the buffer
+        return "not an image of a known format"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def native_side(image: Tensor, config: Config) -> int:
+    """Return the side of what the network sees of an image, in the image's own pixels, at most the input size.
+
+    A crop of the middle is seen, as in evaluation, of an image whose sides are ``load_size``.
+    """
+    native = math.floor(min(image.shape[1:]) * config.image_size / config.load_size)
+    return min(max(1, native), config.image_size)

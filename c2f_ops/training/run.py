@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data import LabeledImages, load_dataset
 from ..hierarchy import Hierarchy
 from ..models import MLPH
+from .calibrate import CALIBRATION, calibrate_run
 from .checkpoint import find_checkpoint, load_model, load_optimizer, save_checkpoint
 from .config import Config
 from .evaluate import evaluate, predict_logits
@@ -189,10 +190,23 @@ def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any)
                 log.close()
     if main:
         checkpoint(trainer)
+        if len(held):
+            say(console, "calibrating on the held-out images ...")
+            _calibrate(run, model, images[held], labels[held], hierarchy, config)
     metrics = finish(run, model, config, hierarchy, position.seconds, dataset.corrupt, console) if main else None
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return metrics
+
+
+def _calibrate(run: Path, model: MLPH, images: Tensor, labels: Tensor, hierarchy: Hierarchy, config: Config) -> None:
+    """Write the calibrations of the last model and of the best."""
+    calibration = calibrate_run(model, images, labels, hierarchy, config)
+    calibration.to_json(run / CALIBRATION)
+    if find_checkpoint(run, hierarchy)[0].name != find_checkpoint(run / BEST, hierarchy)[0].name:
+        best = load_run(run, config.device, best=True)[0]
+        calibration = calibrate_run(best, images, labels, hierarchy, config)
+    calibration.to_json(run / BEST / CALIBRATION)
 
 
 def finish(

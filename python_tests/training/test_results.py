@@ -13,12 +13,14 @@ import pytest
 import torch
 
 import c2f_ops
+from c2f_ops.answering import Calibration
 from c2f_ops.data import load_dataset
 from c2f_ops.data.birds import birds_hierarchy
 from c2f_ops.training import evaluate, load_run, run, train
+from c2f_ops.training.calibrate import CALIBRATION
 from c2f_ops.training.evaluate import predict_logits
 from c2f_ops.training.logs import RunLog, format_seconds, plain, read_log
-from c2f_ops.training.predict import predict_files
+from c2f_ops.training.predict import predict_paths
 from c2f_ops.training.run import build_model
 
 LEVELS = ("family", "genus", "species")
@@ -82,7 +84,12 @@ def test_the_best_on_held_out_images_is_kept(tiny, tmp_path, monkeypatch) -> Non
     best, last = (load_run(tmp_path / "a", "cpu", best=best)[0].state_dict() for best in (True, False))
     assert all(torch.equal(best[key], kept[1][key]) and torch.equal(last[key], kept[2][key]) for key in best)
     assert run.best_so_far(tmp_path / "a", birds_hierarchy())["mean"] == 0.5
+    fitted, fitted_best = (
+        Calibration.from_json(folder / CALIBRATION) for folder in (tmp_path / "a", tmp_path / "a" / run.BEST)
+    )
+    assert fitted.images == fitted_best.images > 0 and fitted.temperatures != fitted_best.temperatures
     train(tiny({"epochs": [0.25]}), tmp_path / "b")
+    assert not (tmp_path / "b" / CALIBRATION).exists()
     with pytest.raises(FileNotFoundError, match="run must hold an intact checkpoint"):
         load_run(tmp_path / "b", "cpu", best=True)
 
@@ -141,7 +148,8 @@ def test_answers_for_files(finished, tmp_path) -> None:
     pixels = load_dataset("birds", split="test", n=1, size=32).stacked()
     for name, side in (("large.png", 32), ("small.png", 9)):
         image_module.fromarray(pixels[0].permute(1, 2, 0).numpy()).resize((side, side)).save(tmp_path / name)
-    large, small = predict_files(model, [tmp_path / "large.png", tmp_path / "small.png"], tree, config)
+    files = [tmp_path / "large.png", tmp_path / "small.png"]
+    (large, small), _ = predict_paths(model, files, tree, config, mode="independent")
     assert (large["resolution"], large["trained_level"]) == (32, "species")
     assert (small["resolution"], small["trained_level"]) == (9, "family")
     expected = predict_logits(model, pixels, config, 32)
@@ -151,7 +159,7 @@ def test_answers_for_files(finished, tmp_path) -> None:
     (tmp_path / "broken.png").write_bytes(b"not an image")
     for name in ("broken.png", "absent.png"):
         with pytest.raises(ValueError, match=f"must be a readable image file, got .*{name}"):
-            predict_files(model, [tmp_path / name], tree, config)
+            predict_paths(model, [tmp_path / name], tree, config)
 
 
 def test_without_a_terminal_a_line_per_epoch(finished) -> None:

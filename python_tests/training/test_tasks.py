@@ -150,9 +150,9 @@ def test_runs_from_start_to_figures(tiny, tmp_path, mode, changes, levels) -> No
         assert (tmp_path / "run" / name).stat().st_size > 10_000
     model, _, tree = load_run(tmp_path / "run", "cpu")
     assert tree.levels == levels and model.num_classes == tree.sizes
-    from c2f_ops.training.predict import predict_files
+    from c2f_ops.training.predict import predict_paths
 
-    (answer,) = predict_files(model, [tmp_path / "run" / "curves.png"], tree, config)
+    (answer,), _ = predict_paths(model, [tmp_path / "run" / "curves.png"], tree, config)
     assert set(answer["levels"]) == trained
 
 
