@@ -18,6 +18,8 @@ from ..hierarchy import Hierarchy
 from .degrade import resize_uint8
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from .taxonomies import Taxonomies
 
 CORRUPT_POLICIES = ("raise", "skip", "substitute")
@@ -168,7 +170,7 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             raise
         except Exception as error:  # Pillow's decoders and zip files raise many types for broken input
             raise ValueError(
-                f"LabeledImages: image {image_id} of {self.name} must be readable, got {type(error).__name__}: {error}"
+                f"LabeledImages: image {image_id} of {self.name} must be readable, got {reason_of(error)}"
             ) from error
 
     def _settle_corrupt(self, policy: str) -> None:
@@ -178,7 +180,7 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
                 self._read(i, image_id)
                 readable.append(i)
             except ValueError as error:
-                self.corrupt.append((image_id, str(error.__cause__)))
+                self.corrupt.append((image_id, reason_of(error.__cause__)))
         if not self.corrupt:
             return
         if not readable:
@@ -199,14 +201,47 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             self._index[i] = next((j for j in candidates if j > i), candidates[0])
 
 
-def decode_image(encoded: bytes) -> Tensor:
-    """Decode JPEG, PNG, WebP, ... to uint8 ``[3, H, W]``, RGB."""
+def reason_of(error: BaseException | None) -> str:
+    """Say in one line why an image cannot be read."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def open_image(encoded: bytes) -> Image:
+    """Open an encoded image with Pillow, its pixels not decoded yet."""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise ImportError('decode_image: Pillow is not installed; pip install "c2f_ops[train]"') from None
-    with Image.open(io.BytesIO(encoded)) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    try:
+        return Image.open(io.BytesIO(encoded))
+    except UnidentifiedImageError:  # whose message has an address in memory
+        raise ValueError(f"{len(encoded)} bytes that are no image of a format that Pillow knows") from None
+
+
+def has_16_bits(image: Image) -> bool:
+    """Whether grey values go to 65535; older versions of Pillow call such PNG files 32-bit integers."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def decode_image(encoded: bytes) -> Tensor:
+    """Decode JPEG, PNG, WebP, ... to uint8 ``[3, H, W]``, RGB.
+
+    Of 16 bits the upper 8 are kept, of an animation the first frame; what is transparent shows its colour. CMYK is
+    converted without a colour profile.
+
+    Raises:
+        ValueError: no image, or values without a known range (32-bit integers, floats).
+        Exception: other types that Pillow's decoders raise for broken images.
+    """
+    with open_image(encoded) as image:
+        if has_16_bits(image):  # convert("RGB") would make 255 of all values above it
+            pixels = np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"decode_image: encoded must have 8 or 16 bits per value, got Pillow's mode {image.mode}")
+        else:
+            # Through RGBA, as Pillow warns of transparent colours in a palette.
+            through = image.convert("RGBA") if image.mode == "P" else image
+            pixels = np.asarray(through.convert("RGB"))
     return torch.from_numpy(
         pixels.transpose(2, 0, 1).copy()
     )  # NumPy copies on one thread: torch's pool costs more here
