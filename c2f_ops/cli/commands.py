@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, contrastive, discover, evaluate, falcon, mlph, predict, resolutions, selfsup
+from . import bench, contrastive, data, discover, evaluate, falcon, mlph, predict, resolutions, selfsup
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -45,6 +45,10 @@ _discover.command("predict")(discover.predict)
 _discover.command("relations")(discover.relations)
 _discover.command("estimate-k")(discover.estimate_k)
 _discover.command("eval")(discover.evaluate)
+
+_data = typer.Typer(no_args_is_help=True, help="Look at data.")
+app.add_typer(_data, name="data")
+_data.command("check")(data.check)
 
 _bench = typer.Typer(no_args_is_help=True, help="Measure an op against eager torch and torch.compile.")
 app.add_typer(_bench, name="bench")

@@ -1,6 +1,7 @@
 """Data: image degradation, labelled images with a hierarchy, readers of public sets and generated ones."""
 
 from .cars import cars_hierarchy
+from .check import Finding, check_dataset
 from .circles import PlantedFeatures, circles_toy, planted_features
 from .degrade import degrade, degrade_settings
 from .images import LabeledImages
@@ -9,10 +10,12 @@ from .taxonomies import Taxonomies, grouping, mix_taxonomies, read_grouping, reg
 
 __all__ = [
     "DATASETS",
+    "Finding",
     "LabeledImages",
     "PlantedFeatures",
     "Taxonomies",
     "cars_hierarchy",
+    "check_dataset",
     "circles_toy",
     "degrade",
     "degrade_settings",

@@ -6,9 +6,10 @@ import copy
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .taxonomies import Taxonomies
+
+T = TypeVar("T")
 
 CORRUPT_POLICIES = ("raise", "skip", "substitute")
 RESIZE_MODES = ("shorter", "squash")
@@ -131,18 +134,30 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """Return the image, uint8 ``[3, H, W]``, and its labels, LongTensor ``[K]``."""
         return self._image(index, self.size, self.resize_mode), self.labels[index]
 
-    def stacked(self, size: int | None = None, *, resize_mode: str | None = None) -> Tensor:
-        """Decode all images into one uint8 tensor ``[N, 3, size, size]``; by default at the size of the data set."""
+    def encoded(self, index: int) -> bytes | Tensor:
+        """Return what an item is read from: the bytes of its file, or the tensor of its pixels."""
+        return self._images[self._index[index]]
+
+    def stacked(self, size: int | None = None, *, resize_mode: str | None = None, threads: int | None = None) -> Tensor:
+        """Decode all images into one uint8 tensor ``[N, 3, size, size]``; by default at the size of the data set.
+
+        The result does not depend on ``threads``, which decode side by side; None: as many as torch uses.
+        """
         size, resize_mode = size or self.size, resize_mode or self.resize_mode
         _check_resize(size, resize_mode)
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"LabeledImages.stacked: threads must be a positive int or None, got {threads!r}")
         if isinstance(self._images, Tensor):
             chosen = self._images[self._index]
             return chosen if size is None else resize_image(chosen, size, mode=resize_mode)
         if size is None:
             raise ValueError(f"LabeledImages.stacked: size must be given, as {self.name} has none of its own")
         out = torch.empty((len(self), 3, size, size), dtype=torch.uint8)
-        for i in range(len(self)):
+
+        def fill(i: int) -> None:
             out[i] = self._image(i, size, resize_mode)
+
+        in_threads(fill, len(self), threads)
         return out
 
     def subset(self, indices: Sequence[int] | Tensor) -> LabeledImages:
@@ -174,13 +189,16 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             ) from error
 
     def _settle_corrupt(self, policy: str) -> None:
-        readable = []
-        for i, image_id in enumerate(self.ids):
+        def reason(i: int) -> str | None:
             try:
-                self._read(i, image_id)
-                readable.append(i)
+                self._read(i, self.ids[i])
             except ValueError as error:
-                self.corrupt.append((image_id, reason_of(error.__cause__)))
+                return reason_of(error.__cause__)
+            return None
+
+        reasons = in_threads(reason, len(self))
+        readable = [i for i, reason in enumerate(reasons) if reason is None]
+        self.corrupt = [(i, reason) for i, reason in zip(self.ids, reasons, strict=True) if reason is not None]
         if not self.corrupt:
             return
         if not readable:
@@ -199,6 +217,24 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             if candidates is None:
                 raise ValueError(f"LabeledImages: image {self.ids[i]} must have a readable one of its class, got none")
             self._index[i] = next((j for j in candidates if j > i), candidates[0])
+
+
+def in_threads(function: Callable[[int], T], count: int, threads: int | None = None) -> list[T]:
+    """Return ``function(0)``, ``function(1)``, ... of ``count`` calls, each on one thread, ``threads`` side by side.
+
+    Pillow's decoders and torch release the GIL. What torch does meanwhile with threads of its own would be slower: its
+    share of one small image is less work than waking them.
+    """
+    before = torch.get_num_threads()
+    threads = before if threads is None else threads
+    torch.set_num_threads(1)
+    try:
+        if min(threads, count) <= 1:
+            return [function(i) for i in range(count)]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(function, range(count)))
+    finally:
+        torch.set_num_threads(before)
 
 
 def reason_of(error: BaseException | None) -> str:

@@ -2,13 +2,14 @@
 
 import io
 import re
+import threading
 
 import numpy as np
 import pytest
 import torch
 
 from c2f_ops.data import LabeledImages
-from c2f_ops.data.images import decode_image, resize_image
+from c2f_ops.data.images import decode_image, in_threads, resize_image
 from c2f_ops.hierarchy import Hierarchy, HierarchyWarning
 
 pil = pytest.importorskip("PIL.Image")
@@ -77,6 +78,37 @@ def test_stacked_is_the_items():
     assert dataset.stacked(4, resize_mode="shorter").shape == (4, 3, 4, 4)
     with pytest.raises(ValueError, match="size must be given"):
         encoded_set([1], [0]).stacked()
+
+
+def test_threads_do_not_change_images():
+    images = [encode(picture(20 + i, 30, seed=i), "JPEG") for i in range(17)]
+    broken = [*images[:5], b"", *images[6:]]
+    stacked = {}
+    for policy, encoded in (("raise", images), ("skip", broken), ("substitute", broken)):
+        for threads in (1, 2, 5):
+            dataset = LabeledImages("t", "test", TREE, [[0, 0]] * 17, "abcdefghijklmnopq", encoded, corrupt=policy)
+            stacked[threads] = dataset.stacked(16, threads=threads)
+        assert torch.equal(stacked[1], stacked[2])
+        assert torch.equal(stacked[1], stacked[5])
+    dataset = LabeledImages("t", "test", TREE, [[0, 0]] * 17, "abcdefghijklmnopq", broken)
+    with pytest.raises(ValueError, match="image f of t must be readable"):
+        dataset.stacked(16, threads=2)
+    for bad in (0, True, 2.0):
+        with pytest.raises(ValueError, match=f"threads must be a positive int or None, got {bad}"):
+            dataset.stacked(16, threads=bad)
+
+
+def test_decoding_side_by_side_leaves_torch_its_threads():
+    before, seen = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2)
+        assert in_threads(lambda i: seen.append(threading.get_ident()) or i * i, 50) == [i * i for i in range(50)]
+        assert threading.get_ident() not in seen
+        with pytest.raises(ZeroDivisionError):
+            in_threads(lambda i: 1 // (i - 3), 50)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_tensor_images():
