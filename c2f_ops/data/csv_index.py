@@ -11,11 +11,8 @@ import torch
 from .._hierarchy_checks import clean, some
 from ..hierarchy import Hierarchy
 from .images import FileSource, LabeledImages
+from .levels_csv import PREFIX, UNKNOWN, Row, class_names, read_levels
 from .taxonomies import Taxonomies
-
-UNKNOWN = ("", "-1")
-
-Row = dict[str, str]
 
 
 def load_csv(root: Path, split: str, **options: Any) -> LabeledImages:
@@ -24,20 +21,22 @@ def load_csv(root: Path, split: str, **options: Any) -> LabeledImages:
     Columns: ``path``; ``coarse``, or several that start with it (``coarse_habitat``), each a taxonomy; and, both
     optional, ``fine`` and ``split``. An empty cell or -1 is an unknown class. Class ids are those of the whole file,
     names in alphabetical order (numbers in numeric order). Levels are the first coarse column and ``fine``, or the
-    first alone where no fine class is known. With several coarse columns the data set has ``taxonomies``.
+    first alone where no fine class is known. With several coarse columns the data set has ``taxonomies``. Instead of
+    these columns there may be ``level:<name>`` ones, coarse to fine, for a tree of any depth.
 
     Raises:
         FileNotFoundError: no index file, or images that it names are missing.
         ValueError: a wrong column or line, or a fine class with two coarse classes; with line numbers.
     """
     path = _index(root)
-    rows, lines, coarse_columns = _read(path)
-    names = {column: _names(row.get(column, "") for row in rows) for column in (*coarse_columns, "fine")}
-    for column in coarse_columns:
-        if not names[column]:
-            raise ValueError(f"load_dataset: column {column} of {path.name} must name a class, got none")
-    relations = [_parents(path.name, rows, lines, column, names) for column in coarse_columns]
-    hierarchy = _tree(path.name, names[coarse_columns[0]], names["fine"], relations[0])
+    rows, lines, header = _read(path)
+    taxonomies = None
+    level_columns = [column for column in header if column.startswith(PREFIX)]
+    if level_columns:
+        hierarchy, labels = read_levels(path.name, rows, lines, level_columns)
+    else:
+        coarse_columns = [column for column in header if column.startswith("coarse")]
+        hierarchy, labels, taxonomies = _two_levels(path.name, rows, lines, coarse_columns)
     chosen = [i for i, row in enumerate(rows) if row.get("split", "train") == split]
     if not chosen:
         raise ValueError(f"load_dataset: {path.name} must have lines of split {split!r}, got none")
@@ -47,16 +46,29 @@ def load_csv(root: Path, split: str, **options: Any) -> LabeledImages:
         raise FileNotFoundError(
             f"load_dataset: images of {path.name} must be files beside it, got none for {some(missing, 'lines')}"
         )
-    ids = {column: _ids(rows, chosen, column, names[column]) for column in names}
-    columns = [coarse_columns[0]] + ["fine"] * (hierarchy.num_levels == 2)
-    labels = torch.stack([ids[column] for column in columns], dim=1)
-    taxonomies = None
-    if len(coarse_columns) > 1:
-        y = torch.stack([ids[column] for column in coarse_columns], dim=1)
-        table = torch.tensor(relations, dtype=torch.int32).reshape(len(coarse_columns), -1)
-        taxonomies = Taxonomies(y, table, tuple(tuple(names[column]) for column in coarse_columns))
+    labels, taxonomies = labels[chosen], taxonomies and taxonomies.subset(chosen)
     named = [rows[i]["path"] for i in chosen]
     return LabeledImages("csv", split, hierarchy, labels, named, FileSource(files), taxonomies=taxonomies, **options)
+
+
+def _two_levels(
+    source: str, rows: list[Row], lines: list[int], coarse_columns: list[str]
+) -> tuple[Hierarchy, torch.Tensor, Taxonomies | None]:
+    """Return the tree, and labels and taxonomies of all lines, of the columns coarse... and fine."""
+    names = {column: class_names([row.get(column, "") for row in rows]) for column in (*coarse_columns, "fine")}
+    for column in coarse_columns:
+        if not names[column]:
+            raise ValueError(f"load_dataset: column {column} of {source} must name a class, got none")
+    relations = [_parents(source, rows, lines, column, names) for column in coarse_columns]
+    hierarchy = _tree(source, names[coarse_columns[0]], names["fine"], relations[0])
+    ids = {column: _ids(rows, column, names[column]) for column in names}
+    columns = [coarse_columns[0]] + ["fine"] * (hierarchy.num_levels == 2)
+    labels = torch.stack([ids[column] for column in columns], dim=1)
+    if len(coarse_columns) == 1:
+        return hierarchy, labels, None
+    y = torch.stack([ids[column] for column in coarse_columns], dim=1)
+    table = torch.tensor(relations, dtype=torch.int32).reshape(len(coarse_columns), -1)
+    return hierarchy, labels, Taxonomies(y, table, tuple(tuple(names[column]) for column in coarse_columns))
 
 
 def csv_splits(root: Path) -> set[str]:
@@ -72,16 +84,19 @@ def _index(root: Path) -> Path:
 
 
 def _read(path: Path) -> tuple[list[Row], list[int], list[str]]:
-    """Return lines with their numbers, and the coarse columns."""
+    """Return lines with their numbers, and the header."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
         header = list(reader.fieldnames or ())
         coarse = [column for column in header if column.startswith("coarse")]
-        strange = [column for column in header if column not in ("path", "fine", "split", *coarse)]
-        if "path" not in header or not coarse or strange or len(set(header)) < len(header):
+        levels = [column for column in header if column.startswith(PREFIX) and column != PREFIX]
+        known = ("path", "split", *levels) if levels else ("path", "split", "fine", *coarse)
+        strange = [column for column in header if column not in known]
+        if "path" not in header or not (coarse or levels) or strange or len(set(header)) < len(header):
             raise ValueError(
                 f"load_dataset: {path.name} must have the columns path, coarse (or several coarse...) and may have "
-                f"fine, split, each once, got {', '.join(header) or 'none'}"
+                f"fine, split; or path, {PREFIX}<name> from coarse to fine, and maybe split; each once, "
+                f"got {', '.join(header) or 'none'}"
             )
         rows, lines = [], []
         for row in reader:
@@ -93,18 +108,12 @@ def _read(path: Path) -> tuple[list[Row], list[int], list[str]]:
                 raise ValueError(f"load_dataset: line {reader.line_num} of {path.name} must have a {empty[0]}, got ''")
             rows.append(row)
             lines.append(reader.line_num)
-    return rows, lines, coarse
+    return rows, lines, header
 
 
-def _names(cells: Any) -> list[str]:
-    distinct = set(cells).difference(UNKNOWN)
-    numeric = all(name.isdecimal() for name in distinct)
-    return sorted(distinct, key=int) if numeric else sorted(distinct)
-
-
-def _ids(rows: list[Row], chosen: list[int], column: str, names: list[str]) -> torch.Tensor:
+def _ids(rows: list[Row], column: str, names: list[str]) -> torch.Tensor:
     position = {**{name: i for i, name in enumerate(names)}, **dict.fromkeys(UNKNOWN, -1)}
-    return torch.tensor([position[rows[i].get(column, "")] for i in chosen], dtype=torch.long)
+    return torch.tensor([position[row.get(column, "")] for row in rows], dtype=torch.long)
 
 
 def _parents(source: str, rows: list[Row], lines: list[int], column: str, names: dict[str, list[str]]) -> list[int]:

@@ -14,15 +14,17 @@ from .images import LabeledImages
 
 #: Names that :func:`load_dataset` knows, each in one line.
 DATASETS = {
+    "aircraft": "FGVC-Aircraft, official folder; levels manufacturer, family, variant",
     "birds": "generated bird-like images, 3 levels; needs no files",
     "birds-two-keys": "the same birds, 15 genera: even items labelled by their family, odd ones by their plumage",
+    "cars": "Stanford Cars, official folders or cars.csv; levels body_type, make_body_type, model",
     "cifar100": "CIFAR-100, 20 / 100 classes: cifar100_<split>*.npz or the folder cifar-100-python",
     "cifar100-si": "CIFAR-100 with 32 to 99 % of each class; files of cifar100",
     "cifar-si": "cifar100-si by its name in the paper",
     "cifar100-t2": "CIFAR-100 under a second taxonomy, 20 / 100 classes; files of cifar100",
     "cifar100-t1t2": "CIFAR-100, even items labelled by the standard groups, odd ones by the second taxonomy",
     "cifar68": "68 classes of CIFAR-100 in 20 groups of 2 to 5; files of cifar100",
-    "csv": "any index file (path, coarse..., fine, split): the file or a folder with index.csv",
+    "csv": "any index file (path, coarse..., fine, split, or with level:...): the file or a folder with index.csv",
     "cub": "CUB-200-2011, official folder with cub200_taxonomy.csv; levels family, genus, species",
     "cub100": "100 species of CUB: cub100_train.zip, cub100_test.zip, cub200_taxonomy.csv; family, genus, species",
     "entity13": "BREEDS, 13 / 260 classes: ImageNet folder with train and val",
@@ -90,11 +92,13 @@ def load_dataset(
 
 
 def _reader(name: str) -> Callable[..., LabeledImages]:
-    from . import cifar, cifar_variants, csv_index, cub, folder, imagenet
+    from . import aircraft, cars_files, cifar, cifar_variants, csv_index, cub, folder, imagenet
 
     if name in imagenet.SUBSETS:
         return partial(imagenet.load_imagenet_subset, name=name)
     return {
+        "aircraft": aircraft.load_aircraft,
+        "cars": cars_files.load_cars,
         "cifar100": cifar.load_cifar100,
         "cifar100-si": cifar_variants.load_cifar100_si,
         "cifar-si": cifar_variants.load_cifar100_si,

@@ -122,6 +122,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "resolutions": (16, 32),
         "stages": scratch_stages(15, batch_size=64),
     },
+    "aircraft": {"resize_mode": "squash"},
+    "cars": {"resize_mode": "squash"},
 }
 
 

@@ -97,3 +97,44 @@ def test_missing_files(index):
     assert load_dataset("csv", root=root, corrupt="skip").ids == ["0.png", "1.png"]
     with pytest.raises(FileNotFoundError, match=r"root must be an index file or hold index.csv"):
         load_dataset("csv", root=root / "elsewhere")
+
+
+LEVELS = "path,level:order,level:family,level:species,split\n"
+
+
+def test_columns_of_levels(index):
+    root = index(
+        LEVELS + "0.png,Aves,Corvidae,crow,train\n1.png,Aves,Laridae,gull,train\n2.png,Pisces,Salmonidae,9,train\n"
+        "3.png,Aves,,,train\n4.png,,,gull,test\n5.png,-1,Salmonidae,,test\n"
+    )
+    train, test = (load_dataset("csv", root=root, split=split) for split in ("train", "test"))
+    assert train.hierarchy == test.hierarchy
+    assert train.hierarchy.levels == ("order", "family", "species")
+    assert train.hierarchy.names == (("Aves", "Pisces"), ("Corvidae", "Laridae", "Salmonidae"), ("9", "crow", "gull"))
+    assert train.labels.tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 0], [0, -1, -1]]
+    assert test.labels.tolist() == [[0, 1, 2], [1, 2, -1]]  # ancestors are filled in
+    assert [int(test[i][0][0, 0, 0]) for i in range(2)] == [40, 50]
+    assert train.taxonomies is None
+
+
+def test_one_level_in_numeric_order(index):
+    dataset = load_dataset("csv", root=index("path,level:class\n0.png,10\n1.png,9\n"))
+    assert dataset.hierarchy.names == (("9", "10"),)
+    assert dataset.labels.tolist() == [[1], [0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,level:a,coarse\n0.png,x,y\n", "each once, got path, level:a, coarse"),
+        ("path,level:\n0.png,x\n", "each once, got path, level:"),
+        (LEVELS + "0.png,a,,,train\n", "must have a line with a class at every level, got none"),
+        (LEVELS + "0.png,a,b,c,train\n1.png,z,,,train\n", "of level:order in index.csv must stand in a line"),
+        (LEVELS + "0.png,a,b,c,train\n1.png,z,,,train\n", "got others (lines 3)"),
+        (LEVELS + "0.png,a,b,c,train\n1.png,a,d,c,train\n", "(rows 2) and 'd' (rows 3)"),
+        (LEVELS + "0.png,a,b,c,train\n1.png,x,y,z,train\n2.png,a,y,,train\n", "node 'y' must come with order 'x', got 'a'"),
+    ],
+)  # fmt: skip
+def test_messages_of_levels(index, text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_dataset("csv", root=index(text))
