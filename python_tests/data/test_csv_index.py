@@ -132,7 +132,7 @@ def test_one_level_in_numeric_order(index):
         (LEVELS + "0.png,a,b,c,train\n1.png,z,,,train\n", "of level:order in index.csv must stand in a line"),
         (LEVELS + "0.png,a,b,c,train\n1.png,z,,,train\n", "got others (lines 3)"),
         (LEVELS + "0.png,a,b,c,train\n1.png,a,d,c,train\n", "(rows 2) and 'd' (rows 3)"),
-        (LEVELS + "0.png,a,b,c,train\n1.png,x,y,z,train\n2.png,a,y,,train\n", "node 'y' must come with order 'x', got 'a'"),
+        (LEVELS + "0.png,a,b,c,train\n1.png,x,y,z,train\n2.png,a,y,,train\n", "node 'y' must come with order 'x'"),
     ],
 )  # fmt: skip
 def test_messages_of_levels(index, text, message):
