@@ -89,7 +89,7 @@ def test_train_evaluate_predict(monkeypatch, capsys, tmp_path) -> None:
     [
         (["train", "mlph", "--resolutions", "24,48,128"], "from the finest level to the coarsest, got 24,48,128"),
         (["train", "mlph", "--resolutions", "128,x"], "--resolutions must be whole numbers separated by commas"),
-        (["train", "mlph", "--data", "cats"], "name must be one of birds"),
+        (["train", "mlph", "--data", "cats"], "name must be one of aircraft"),
         (["train", "mlph", "--data", "cub100"], "root must be the folder of cub100, got None"),
         (["train", "mlph", "--backbone-options", "[1]"], "--backbone-options must be a JSON object, got '[1]'"),
         (["train", "mlph", "--precision", "fp16", "--device", "cpu"], "must be fp32 or bf16 on a CPU, got fp16"),

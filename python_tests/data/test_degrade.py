@@ -29,7 +29,7 @@ def from_pil(image):
 
 @pytest.mark.parametrize(("side", "r"), SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("filters", [{}, {"down": "bicubic"}, {"up": "bicubic"}])
+@pytest.mark.parametrize("filters", [{}, {"down": "bicubic"}, {"up": "bicubic"}, {"down": "area"}])
 def test_pil_and_tensor_agree_within_one_grey_level(side, r, channels, filters):
     image = noise(channels, side, side)
     pil = degrade(to_pil(image), r, **filters)
@@ -56,6 +56,41 @@ def test_channels_do_not_mix(channels, r):
     out = degrade(batch, r)
     for c in range(channels):
         assert torch.equal(out[:, c : c + 1], degrade(batch[:, c : c + 1], r))
+
+
+def test_area_is_the_mean_of_what_a_pixel_covers():
+    image = noise(2, 3, 12, 12)
+    for r in (1, 2, 3, 4, 6):  # whole pixels: plain means, rows first, rounded after each pass
+        means = image.float().view(2, 3, 12, r, 12 // r).mean(-1).add(0.5).floor()
+        means = means.view(2, 3, r, 12 // r, r).mean(3).add(0.5).floor()
+        assert torch.equal(resize_uint8(image, (r, r), "area").float(), means)
+    row = torch.tensor([0, 100, 200], dtype=torch.uint8).expand(1, 3, 3)
+    assert resize_uint8(row, (2, 2), "area")[0, 0].tolist() == [33, 167]  # (2/3) 0 + (1/3) 100, (1/3) 100 + (2/3) 200
+    assert resize_uint8(noise(3, 448, 448), (37, 37), "area").float().mean().sub(127.5).abs() < 1
+    assert torch.equal(degrade(image, 5, down="area")[1], degrade(image[1], 5, down="area"))
+
+
+def test_jpeg_between_down_and_up():
+    pytest.importorskip("PIL.Image")
+    smooth = torch.arange(48, dtype=torch.uint8).mul(5).expand(2, 3, 48, 48).contiguous()
+    plain = degrade(smooth, 24)
+    errors = [(degrade(smooth, 24, jpeg=quality).int() - plain.int()).abs().float().mean() for quality in (95, 30, 5)]
+    assert 0 < errors[0] < 2
+    assert errors[0] < errors[1] < errors[2]
+    batch = noise(3, 3, 32, 32)
+    out = degrade(batch, 16, jpeg=50)
+    assert torch.equal(out, torch.stack([degrade(image, 16, jpeg=50) for image in batch]))
+    assert torch.equal(out, degrade(batch.contiguous(memory_format=torch.channels_last), 16, jpeg=50))
+    assert degrade(batch[:, :1], 16, jpeg=50).shape == (3, 1, 32, 32)
+    assert torch.equal(degrade(batch, 32, jpeg=5), batch)
+    difference = from_pil(degrade(to_pil(smooth[0]), 24, jpeg=90)).int() - degrade(smooth[0], 24, jpeg=90).int()
+    assert difference.abs().float().mean() < 1
+    for bad in (0, 96, 50.0, True):
+        with pytest.raises(ValueError, match=f"degrade: jpeg must be None or an int from 1 to 95, got {bad}"):
+            degrade(batch, 16, jpeg=bad)
+    with pytest.raises(ValueError, match="must have 1 or 3 channels with jpeg, got 2"):
+        degrade(batch[:, :2], 16, jpeg=50)
+    assert degrade_settings(down="area", jpeg=50) == {**degrade_settings(down="area"), "jpeg": 50}
 
 
 @pytest.mark.parametrize("r", [16, 17, 448])
@@ -132,7 +167,7 @@ def test_bad_pil_images_and_options():
     for image, message in ((pil.new("RGB", (8, 9)), "square, got 8 x 9"), (pil.new("P", (8, 8)), "RGB or L, got P")):
         with pytest.raises(ValueError, match=message):
             degrade(image, 4)
-    with pytest.raises(ValueError, match="down must be one of bilinear, bicubic, got 'nearest'"):
+    with pytest.raises(ValueError, match="down must be one of bilinear, bicubic, area, got 'nearest'"):
         degrade(noise(3, 8, 8), 4, down="nearest")
 
 
