@@ -38,6 +38,6 @@ def check(
             rest = len(finding.items) - SHOWN
             for item in (*finding.items[:SHOWN], *([f"... and {rest} more (--json lists all)"] if rest > 0 else [])):
                 console.print(f"           {item}", highlight=False, markup=False)
-        console.print(f"{errors} errors, {len(findings) - errors} warnings", highlight=False)
+        console.print(f"errors: {errors}, warnings: {len(findings) - errors}", highlight=False)
     if errors:
         raise typer.Exit(1)

@@ -152,7 +152,7 @@ def test_command(tree, monkeypatch, capsys):
     assert printed.splitlines() == [
         "warning  train: ignored (1): files are not read: their suffix is not one of images",
         "           A/a/note.txt",
-        "0 errors, 1 warnings",
+        "errors: 0, warnings: 1",
     ]
     (tree / "train/A/a/0.png").write_bytes(b"")
     status, printed = c2f("--splits", "train", "--json")
