@@ -18,7 +18,10 @@ py::dict plan(const ProblemTuple& problem, int num_threads) {
   result["isa"] = plan.isa;
   result["block_l"] = plan.block_l;
   result["block_d"] = plan.block_d;
+  result["block_rows"] = plan.block_rows;
   result["unit_d"] = plan.unit_d;
+  result["staged"] = plan.staged;
+  result["fwd_chunk_d"] = plan.fwd_chunk_d;
   result["chunk_d"] = plan.chunk_d;
   result["chunk_b"] = plan.chunk_b;
   result["fwd_scratch_bytes"] = plan.fwd_scratch_bytes;

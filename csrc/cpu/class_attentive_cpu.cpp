@@ -208,7 +208,7 @@ PairKeys PairBlock::keys(int64_t panel) {
     for (int64_t first = 0; first < runs(); first += mr) {
       const int64_t count = std::min(mr, runs() - first);
       kernels.gemm_rows[count - 1](steps, v_rows_ + first / mr * pairs_.tile_floats() + e * mr, mr * nr, squared_,
-                                   e == 0 ? kPairZeros : nullptr, squares_ + first * nr);
+                                   e == 0 ? kPairZeros : nullptr, squares_ + first * nr, nullptr);
     }
   }
   pairs_.sweeps.inverse(squares_, pairs_.least, runs() * nr, scale_);
@@ -219,7 +219,7 @@ PairKeys PairBlock::keys(int64_t panel) {
 void PairBlock::products(int64_t tile, int64_t panel, float* out) const {
   const int64_t d = pairs_.d, nr = pairs_.kernels.nr;
   pairs_.kernels.gemm_rows[rows(tile) - 1](d, pairs_.z_rows + (tiles_.begin + tile) * pairs_.tile_floats(),
-                                           pairs_.kernels.mr * nr, pairs_.x_columns + panel * d * nr, kPairZeros, out);
+                                           pairs_.kernels.mr * nr, pairs_.x_columns + panel * d * nr, kPairZeros, out, nullptr);
 }
 
 void PairBlock::clear_sums() {

@@ -141,9 +141,9 @@ class Backward {
       const Span features = pairs_.features_of_tile(f);
       const int64_t at = features.begin * nr, rows = features.size();
       kernels.gemm_cols[rows - 1](block.span().size(), pairs_.z_columns + (f * pairs_.anchors + block.span().begin) * mr,
-                                  a_block, slopes, first ? kPairZeros : nullptr, d_x + at);
+                                  a_block, slopes, first ? kPairZeros : nullptr, d_x + at, nullptr);
       kernels.gemm_cols[rows - 1](block.runs(), block.v_columns() + f * kPairBlockRows * mr, a_block,
-                                  worker.of_runs + slot * kPairBlockRows * nr, kPairZeros, worker.tile);
+                                  worker.of_runs + slot * kPairBlockRows * nr, kPairZeros, worker.tile, nullptr);
       pairs_.sweeps.subtract_product(x + at, worker.tile, rows * nr, d_x + at);
     }
   }
@@ -157,7 +157,8 @@ class Backward {
       const float* x = pairs_.x_rows + (f * pairs_.panels() + panels.begin) * nr * nr;
       for (int64_t t = 0; t < block.tile_count(); ++t) {
         kernels.gemm_rows[block.rows(t) - 1](panels.size() * nr, worker.slopes + t * mr * nr, kPairBlockRows * nr, x,
-                                             first ? kPairZeros : nullptr, q_row(share, f, block.span().begin + t * mr));
+                                             first ? kPairZeros : nullptr, q_row(share, f, block.span().begin + t * mr),
+                                             nullptr);
       }
     }
   }
@@ -172,7 +173,7 @@ class Backward {
       for (int64_t first = 0; first < block.runs(); first += mr) {
         kernels.gemm_rows[std::min(mr, block.runs() - first) - 1](
             steps, worker.of_runs + first * nr, kPairBlockRows * nr, block.squared(), nullptr,
-            run_sums(share, f, block.first_run() + first + slab));
+            run_sums(share, f, block.first_run() + first + slab), nullptr);
       }
     }
   }

@@ -14,4 +14,8 @@ const Kernels& cpu_kernels() {
   return kKernelsPortable;
 }
 
+const Kernels& cpu_kernels([[maybe_unused]] DType dtype) {
+  return cpu_kernels();
+}
+
 }  // namespace c2f

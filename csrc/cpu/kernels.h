@@ -1,38 +1,54 @@
 // The inner loops of the CPU kernels, one table of functions per instruction set.
 //
-// kernels_body.h is compiled once per instruction set (kernels_portable.cpp, kernels_avx2.cpp, kernels_avx512.cpp);
-// everything around it is baseline code that calls through the table. This header has no inline function, so that no
-// copy of one can be compiled for AVX-512 and picked by the linker for everyone.
+// kernels_body.h and products_body.h are compiled once per instruction set (kernels_portable.cpp, kernels_avx2.cpp,
+// kernels_avx512.cpp; kernels_amx.cpp takes the products and has matrix tiles of its own); everything around them is
+// baseline code that calls through the table. This header has no inline function, so that no copy of one can be
+// compiled for AVX-512 and picked by the linker for everyone.
 //
 // Words: a tile is `mr` x `nr` float32, stored as rows of nr. An A operand is a tile's rows over k, a B operand (a
-// panel) is k rows of nr columns. A operands are cut into blocks of nr steps of k, mr * nr floats when packed, in one
-// of two layouts:
+// panel) is k rows of nr columns. Operands are packed as the table wants them, `operand_bytes` an element, with K
+// filled up to a multiple of k_step by zeros: float32, or bfloat16 where AMX multiplies. A operands are cut into blocks
+// of nr steps of k, mr * nr elements when packed, in one of two layouts:
 //   rows   [k / nr][mr][nr]   row stride nr, k stride 1     (the source is contiguous along k)
 //   cols   [k / nr][nr][mr]   row stride 1, k stride mr     (the source is contiguous along rows)
 // Tiles of the rows layout can also be read straight from a matrix stored as panels [columns / nr][rows][nr].
+// A float32 panel is [k][nr]; a bfloat16 panel has pairs of k side by side, [k / 2][nr][2].
 #pragma once
 
-#include <cstdint>
+#include "c2f/common.h"
 
 namespace c2f {
 
-inline constexpr int kMaxTileRows = 16;                         // bound of mr
+inline constexpr int kMaxTileRows = 32;                         // bound of mr
 inline constexpr int kMaxTileCols = 64;                         // bound of nr
 inline constexpr int kStorageTypes = 3;                         // float32, bfloat16, float16: the values of DType
+inline constexpr int64_t kAheadBytes = 5 * 64;
 inline constexpr int kActivationRelu = 1, kActivationTanh = 2;  // of Activation
 
-// c[rows][nr] = init[nr] + A B where init is set, c += A B where it is null. K may be 0. `a_block`: floats from one
-// block of A to the next. b and c are best aligned to 64 bytes.
-using GemmFn = void (*)(int64_t K, const float* a, int64_t a_block, const float* b, const float* init, float* c);
+// c[rows][nr] = init[nr] + A B where init is set, c += A B where it is null. K may be 0. `a_block`: elements from one
+// block of A to the next. b and c are best aligned to 64 bytes. `ahead`: memory that a later call reads, kAheadBytes for
+// each step of nr; it may be fetched along the way. Null: nothing.
+using GemmFn = void (*)(int64_t K, const void* a, int64_t a_block, const void* b, const float* init, float* c,
+                        const void* ahead);
 
-// Packs elements k0 .. k0 + K of `rows` rows, row[i][k * stride_k] with k from 0, into the rows layout.
-using PackRowsFn = void (*)(const void* const* row, int rows, int64_t stride_k, int64_t k0, int64_t K, float* out);
+// Packs elements k0 .. k0 + K of `rows` rows, row[i][k * stride_k] with k from 0, into the rows layout. Pieces of a row
+// are packed in ascending order.
+using PackRowsFn = void (*)(const void* const* row, int rows, int64_t stride_k, int64_t k0, int64_t K, void* out);
 
 // Packs K steps of `rows` rows, src[k * stride_k + i * stride_row], into the cols layout.
-using PackColsFn = void (*)(const void* src, int64_t stride_k, int64_t stride_row, int rows, int64_t K, float* out);
+using PackColsFn = void (*)(const void* src, int64_t stride_k, int64_t stride_row, int rows, int64_t K, void* out);
 
-// Packs src[k * stride_k + j * stride_n], j < n <= nr, into a panel [K][nr]; columns from n on are 0.
-using PackPanelFn = void (*)(const void* src, int64_t stride_k, int64_t stride_n, int64_t K, int n, float* out);
+// Packs src[k * stride_k + j * stride_n], j < n <= nr, into a panel of K steps; columns from n on are 0.
+using PackPanelFn = void (*)(const void* src, int64_t stride_k, int64_t stride_n, int64_t K, int n, void* out);
+
+// Packs `rows` rows of a tile as an A operand that is a panel's [rows][nr].
+using StoreGradFn = void (*)(const float* tile, int rows, void* out);
+
+// Packs a panel's [K][nr], as store_grad left it, as a B operand.
+using PackGradFn = void (*)(const void* panel, int64_t K, void* out);
+
+// tile[i][nr] = row[i][j], j < n <= nr, and 0 from n on.
+using LoadRowsFn = void (*)(const void* const* row, int rows, int n, float* tile);
 
 // row[i][j * stride_n] = tile[i][j], j < n, rounded to nearest even.
 using StoreRowsFn = void (*)(const float* tile, int rows, int n, void* const* row, int64_t stride_n);
@@ -52,11 +68,20 @@ using ActivateFn = void (*)(int activation, int64_t n, float* x);
 struct Kernels {
   const char* isa;
   int mr, nr;
+  int row_step;         // samples are cut into tiles at multiples of it: rows come in multiples for free
+  int k_step;           // K is computed in multiples of it
+  int64_t operand_bytes;
+  int64_t block_k;      // steps of k summed in registers before the tile in memory is updated; a multiple of nr
+  void (*enter)();      // before and after the products of a task, on its thread; null: nothing to do
+  void (*leave)();
   GemmFn gemm_rows[kMaxTileRows];  // by rows - 1
-  GemmFn gemm_cols[kMaxTileRows];
+  GemmFn gemm_cols[kMaxTileRows];  // null: there is no cols layout, pack_rows takes every source
   PackRowsFn pack_rows[kStorageTypes];
   PackColsFn pack_cols[kStorageTypes];
   PackPanelFn pack_panel[kStorageTypes];
+  StoreGradFn store_grad;
+  PackGradFn pack_grad;  // null: a stored panel is a B operand as it is
+  LoadRowsFn load_rows[kStorageTypes];
   StoreRowsFn store_rows[kStorageTypes];
   HadamardSumFn hadamard_sum[5];    // by degree, 1..4
   HadamardGradFn hadamard_grad[4];  // by number of other factors, 0..3
@@ -67,8 +92,12 @@ struct Kernels {
 extern const Kernels kKernelsPortable;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
+extern const Kernels kKernelsAmx;
 
-// The table of cpu_isa(), or the best one below it.
+// The float32 table of cpu_isa(), or the best one below it.
 const Kernels& cpu_kernels();
+
+// The table for operands of a storage type.
+const Kernels& cpu_kernels(DType dtype);
 
 }  // namespace c2f

@@ -9,6 +9,8 @@ namespace {
 
 constexpr int kMr = 6;
 
+#include "cpu/products_body.h"
+// After it: the tile is built on its vectors.
 #include "cpu/kernels_body.h"
 
 }  // namespace

@@ -1,9 +1,8 @@
 // Backward of multilinear_pool on the CPU, in passes of chunk_b samples and, inside, chunk_d columns:
 //   1. pack the chunk's weights, as they are and transposed;
-//   2. G: each task projects (or loads) a block of rows by a unit of columns and forms its G_m in float32 panels
-//   [rows][nr];
-//   3. d_feature and d_weight, from the panels as they lie: as A operand (rows over columns) and as B operand (columns
-//   over rows).
+//   2. G: each task projects (or loads) a block of rows by a unit of columns and forms its G_m in panels [rows][nr]
+//   of operands;
+//   3. d_feature and d_weight, from the panels: as A operand (rows over columns) and as B operand (columns over rows).
 // Every output tile has one owner and one order of sums: k blocks, chunks, passes. d_feature is summed in float32
 // scratch and written after the last chunk; d_weight is summed over passes in the output, or in scratch where that is
 // 16 bits wide.
@@ -27,10 +26,10 @@ class Backward {
       : args_(args),
         plan_(plan),
         problem_(args.problem),
-        kernels_(cpu_kernels()),
+        kernels_(cpu_kernels(args.problem.dtype)),
         operands_{kernels_, problem_, args.features, args.weights, args.biases, args.mask},
         num_threads_(num_threads),
-        tiles_per_block_(block_tiles(kernels_.mr)),
+        tiles_per_block_(plan.block_rows / kernels_.mr),
         task_rows_(ceil_div(tiles_per_block_, 2) * kernels_.mr) {
     Arena arena(scratch), count(nullptr);
     shared_.take(arena, problem_, plan, kernels_);
@@ -52,7 +51,7 @@ class Backward {
     for (first_ = 0; first_ == 0 || first_ < problem_.B; first_ += plan_.chunk_b) {
       const int64_t samples = std::min(plan_.chunk_b, problem_.B - first_);
       last_pass_ = first_ + samples >= problem_.B;
-      shared_.rows.fill(problem_, args_.mask, first_, samples, kernels_.mr);
+      shared_.rows.fill(problem_, args_.mask, first_, samples, kernels_);
       for (j0_ = 0; j0_ == 0 || j0_ < problem_.D; j0_ += plan_.chunk_d) {
         width_ = std::min(plan_.chunk_d, problem_.D - j0_);
         panels_ = ceil_div(width_, kernels_.nr);
@@ -91,8 +90,14 @@ class Backward {
     result.take(arena, problem_, plan_, kernels_);
     return result;
   }
-  float* g(int m, int64_t panel, int64_t row) const {
-    return shared_.g[m] + (panel * shared_.row_capacity + row) * kernels_.nr;
+  void* g(int m, int64_t panel, int64_t row) const {
+    return operands_.packed(shared_.g[m], (panel * shared_.row_capacity + row) * kernels_.nr);
+  }
+  void* weights(int m, int64_t panel) const {
+    return operands_.packed(shared_.w[m], panel * operands_.padded(problem_.C[m]) * kernels_.nr);
+  }
+  void* transposed(int m, int64_t panel, int64_t k) const {
+    return operands_.packed(shared_.w_transposed[m], (panel * plan_.chunk_d + k) * kernels_.nr);
   }
   float* d_x(int m, int64_t panel, int64_t row) const {
     return shared_.d_x[m] + (panel * shared_.row_capacity + row) * kernels_.nr;
@@ -108,8 +113,7 @@ class Backward {
       parallel_for(problem_.M * panels_, num_threads_, [&](int64_t task, int) {
         const int m = static_cast<int>(task / panels_);
         const int64_t panel = task % panels_;
-        pack_weight_panel(operands_, m, j0_ + panel * nr, columns(width_, panel),
-                          shared_.w[m] + panel * problem_.C[m] * nr);
+        pack_weight_panel(operands_, m, j0_ + panel * nr, columns(width_, panel), weights(m, panel));
       });
     }
     for (int m = 0; m < problem_.M; ++m) {
@@ -119,7 +123,7 @@ class Backward {
         const int64_t offset = panel * nr * w.stride_c + j0_ * w.stride_d;
         kernels_.pack_panel[operands_.dtype()](
             static_cast<const char*>(w.data) + offset * static_cast<int64_t>(size_of(problem_.dtype)), w.stride_d,
-            w.stride_c, width_, columns(problem_.C[m], panel), shared_.w_transposed[m] + panel * plan_.chunk_d * nr);
+            w.stride_c, width_, columns(problem_.C[m], panel), transposed(m, panel, 0));
       });
     }
   }
@@ -130,7 +134,10 @@ class Backward {
   void form_gradients() {
     const int64_t units = ceil_div(width_, plan_.unit_d), blocks = ceil_div(shared_.rows.tiles, tiles_per_block_);
     parallel_for(units * blocks, num_threads_,
-                 [&](int64_t task, int worker) { form_block(task / units, task % units, worker); });
+                 [&](int64_t task, int worker) {
+                   const ProductScope scope(kernels_);
+                   form_block(task / units, task % units, worker);
+                 });
   }
 
   void form_block(int64_t block, int64_t unit, int worker) {
@@ -138,13 +145,17 @@ class Backward {
     const Rows& rows = shared_.rows;
     const int64_t nr = kernels_.nr, unit_panels = plan_.unit_d / nr, first = unit * unit_panels;
     const int64_t panels = std::min(unit_panels, panels_ - first);
-    const int64_t t0 = block * tiles_per_block_, t1 = std::min(rows.tiles, t0 + tiles_per_block_);
+    Block staged;
+    staged.t0 = block * tiles_per_block_;
+    staged.t1 = std::min(rows.tiles, staged.t0 + tiles_per_block_);
+    std::copy_n(local.a, problem_.M, staged.a);
+    const int64_t t0 = staged.t0, t1 = staged.t1;
     for (int m = 0; m < problem_.M; ++m) {
       if (saved()) {
         load_projections(m, t0, t1, first, panels, local.u[m]);
       } else {
-        project(operands_, m, rows, t0, t1, shared_.w[m] + first * problem_.C[m] * nr, shared_.bias[m] + first * nr,
-                panels, local.a, local.u[m]);
+        project(operands_, m, rows, &staged, weights(m, first), shared_.bias[m] + first * nr, panels, nullptr,
+                local.u[m]);
       }
     }
     for (int m = 0; m < problem_.M; ++m) {
@@ -172,9 +183,7 @@ class Backward {
           source[i] = element(args_.projections[m], problem_, problem_.L * problem_.D, problem_.D, 1,
                               rows.position[rows.tile_begin[t] + i], j0_ + (first + panel) * kernels_.nr);
         }
-        const int width = columns(width_, first + panel);
-        if (width < kernels_.nr) std::fill_n(u, operands_.tile_floats(), 0.0f);
-        kernels_.pack_rows[operands_.dtype()](source, n, 1, 0, width, u);
+        kernels_.load_rows[operands_.dtype()](source, n, columns(width_, first + panel), u);
       }
     }
   }
@@ -184,7 +193,7 @@ class Backward {
     const Rows& rows = shared_.rows;
     const int64_t nr = kernels_.nr, begin = rows.tile_begin[t], end = rows.tile_begin[t + 1];
     const int width = columns(width_, panel);
-    float* out = g(m, panel, begin);
+    alignas(64) float out[kMaxTileRows * kMaxTileCols];
     std::fill_n(out, (end - begin) * nr, 0.0f);
     for (int64_t row = begin, next; row < end; row = next) {
       next = rows.sample_end(row, end);
@@ -202,6 +211,9 @@ class Backward {
     }
     kernels_.finish_grad(u[m], static_cast<int>(end - begin), operands_.row_weights(rows, begin),
                          static_cast<int>(problem_.activation), out, d_bias);
+    // Columns beyond the chunk are zeros, whatever the features hold.
+    for (int64_t i = 0; i < end - begin && width < nr; ++i) std::fill(out + i * nr + width, out + (i + 1) * nr, 0.0f);
+    kernels_.store_grad(out, static_cast<int>(end - begin), g(m, panel, begin));
   }
 
   void sum_biases() const {
@@ -230,6 +242,7 @@ class Backward {
       begin[problem_.M + m + 1] = begin[problem_.M + m] + (args_.d_features[m].data != nullptr ? row_blocks : 0);
     }
     parallel_for(begin[2 * problem_.M], num_threads_, [&](int64_t task, int worker) {
+      const ProductScope scope(kernels_);
       int list = 0;
       while (task >= begin[list + 1]) ++list;
       task -= begin[list];
@@ -247,13 +260,12 @@ class Backward {
     for (int64_t panel = 0; j0_ == 0 && panel < feature_panels(m); ++panel) {
       std::fill_n(d_x(m, panel, begin), (end - begin) * nr, 0.0f);
     }
-    for (int64_t k0 = 0; k0 < width_; k0 += kBlockK) {
+    for (int64_t k0 = 0; k0 < width_; k0 += kernels_.block_k) {
       for (int64_t panel = 0; panel < feature_panels(m); ++panel) {
-        const float* w = shared_.w_transposed[m] + (panel * plan_.chunk_d + k0) * nr;
         for (int64_t row = begin; row < end; row += mr) {
           const GemmFn gemm = kernels_.gemm_rows[std::min(mr, end - row) - 1];
-          gemm(std::min(kBlockK, width_ - k0), g(m, k0 / nr, row), shared_.row_capacity * nr, w, nullptr,
-               d_x(m, panel, row));
+          gemm(std::min(kernels_.block_k, width_ - k0), g(m, k0 / nr, row), shared_.row_capacity * nr,
+               transposed(m, panel, k0), nullptr, d_x(m, panel, row), nullptr);
         }
       }
     }
@@ -279,19 +291,25 @@ class Backward {
     const int64_t c1 = std::min(problem_.C[m], c0 + task_rows_), tiles = ceil_div(c1 - c0, mr);
     const int64_t first = unit * (plan_.unit_d / nr), panels = std::min(plan_.unit_d / nr, panels_ - first);
     std::fill_n(local.d_w, panels * tiles * tile, 0.0f);
-    for (int64_t k0 = 0; k0 < rows; k0 += kBlockK) {
-      const int64_t K = std::min(kBlockK, rows - k0);
+    for (int64_t k0 = 0; k0 < rows; k0 += kernels_.block_k) {
+      const int64_t K = std::min(kernels_.block_k, rows - k0);
       bool cols = false;
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t c = c0 + t * mr;
-        cols = pack_channels(m, c, static_cast<int>(std::min(mr, c1 - c)), k0, k0 + K, local.a + t * mr * kBlockK);
+        cols = pack_channels(m, c, static_cast<int>(std::min(mr, c1 - c)), k0, k0 + K,
+                             operands_.packed(local.a[0], t * mr * kernels_.block_k));
       }
       for (int64_t panel = 0; panel < panels; ++panel) {
+        void* b = g(m, first + panel, k0);
+        if (kernels_.pack_grad != nullptr) {
+          kernels_.pack_grad(b, K, local.panel);
+          b = local.panel;
+        }
         for (int64_t t = 0; t < tiles; ++t) {
           const int64_t n = std::min(mr, c1 - c0 - t * mr);
           const GemmFn gemm = cols ? kernels_.gemm_cols[n - 1] : kernels_.gemm_rows[n - 1];
-          gemm(K, local.a + t * mr * kBlockK, tile, g(m, first + panel, k0), nullptr,
-               local.d_w + (panel * tiles + t) * tile);
+          gemm(K, operands_.packed(local.a[0], t * mr * kernels_.block_k), tile, b, nullptr,
+               local.d_w + (panel * tiles + t) * tile, nullptr);
         }
       }
     }
@@ -305,15 +323,15 @@ class Backward {
   }
 
   // Packs n channels from c on over rows [begin, end); true: in the cols layout.
-  bool pack_channels(int m, int64_t c, int n, int64_t begin, int64_t end, float* out) const {
+  bool pack_channels(int m, int64_t c, int n, int64_t begin, int64_t end, void* out) const {
     const FeatureView& x = args_.features[m];
     const Rows& rows = shared_.rows;
-    const bool cols = x.stride_c == 1;
+    const bool cols = x.stride_c == 1 && kernels_.gemm_cols[0] != nullptr;
     for (int64_t row = begin, next; row < end; row = next) {
       next = rows.run_end(row, end);
       if (cols) {
         kernels_.pack_cols[operands_.dtype()](operands_.feature(m, rows.position[row], c), x.stride_l, 1, n, next - row,
-                                              out + (row - begin) * kernels_.mr);
+                                              operands_.packed(out, (row - begin) * kernels_.mr));
       } else {
         const void* source[kMaxTileRows];
         for (int i = 0; i < n; ++i) source[i] = operands_.feature(m, rows.position[row], c + i);

@@ -10,12 +10,14 @@ namespace c2f {
 // ---- rows
 // ---------------------------------------------------------------------------------------------------------------
 
-void Rows::take(Arena& arena, const MultilinearPoolProblem& problem, int64_t samples, int mr) {
+void Rows::take(Arena& arena, const MultilinearPoolProblem& problem, int64_t samples, const Kernels& kernels) {
   position = arena.take<int64_t>(samples * problem.L);
-  tile_begin = arena.take<int64_t>(samples * ceil_div(problem.L, mr) + 1);
+  tile_begin = arena.take<int64_t>(samples * ceil_div(problem.L, kernels.mr) + 1);
 }
 
-void Rows::fill(const MultilinearPoolProblem& problem, const void* mask, int64_t first, int64_t samples, int mr) {
+void Rows::fill(const MultilinearPoolProblem& problem, const void* mask, int64_t first, int64_t samples,
+                const Kernels& kernels) {
+  const int64_t mr = kernels.mr, step = kernels.row_step;
   L = problem.L;
   count = tiles = 0;
   tile_begin[0] = 0;
@@ -25,12 +27,12 @@ void Rows::fill(const MultilinearPoolProblem& problem, const void* mask, int64_t
     for (int64_t i = b * L; i < (b + 1) * L; ++i) {
       if (keep == nullptr || keep[i]) position[count++] = i;
     }
-    const int64_t n = count - begin, parts = ceil_div(n, mr);
+    const int64_t n = count - begin, parts = ceil_div(n, mr), steps = ceil_div(n, step);
     if (n > 0 && tiles > 0 && count - tile_begin[tiles - 1] <= mr) {
       tile_begin[tiles] = count;  // the whole sample joins the tile before it
       continue;
     }
-    for (int64_t i = 1; i <= parts; ++i) tile_begin[++tiles] = begin + n * i / parts;
+    for (int64_t i = 1; i <= parts; ++i) tile_begin[++tiles] = begin + std::min(n, steps * i / parts * step);
   }
 }
 
@@ -60,7 +62,7 @@ const float* Operands::row_weights(const Rows& rows, int64_t row) const {
   return problem.mask == MaskKind::kFloat ? static_cast<const float*>(mask) + rows.position[row] : nullptr;
 }
 
-void pack_weight_panel(const Operands& args, int m, int64_t j0, int n, float* out) {
+void pack_weight_panel(const Operands& args, int m, int64_t j0, int n, void* out) {
   const WeightView& w = args.weights[m];
   if (args.problem.C[m] == 0) return;
   const char* data =
@@ -73,43 +75,65 @@ void pack_bias(const Operands& args, int m, int64_t j0, int64_t width, int64_t n
   if (args.biases[m] != nullptr) std::copy(args.biases[m] + j0, args.biases[m] + j0 + width, out);
 }
 
-void project(const Operands& args, int m, const Rows& rows, int64_t t0, int64_t t1, const float* w, const float* bias,
-             int64_t panels, float* a, float* u) {
-  const Kernels& kernels = args.kernels;
+namespace {
+
+// Packs steps k0 .. k0 + K of the block's features, tile i at i * stride elements.
+void pack_features(const Operands& args, int m, const Rows& rows, int64_t k0, int64_t K, int64_t stride, Block* block) {
   const FeatureView& x = args.features[m];
-  const int64_t C = args.problem.C[m], tile = args.tile_floats(), tiles = t1 - t0, nr = kernels.nr;
-  bool cols[kBlockRows];  // layout of each packed tile
+  for (int64_t i = 0; K > 0 && i < block->tiles(); ++i) {
+    const int64_t row = rows.tile_begin[block->t0 + i], end = rows.tile_begin[block->t0 + i + 1];
+    const int n = static_cast<int>(end - row);
+    void* out = args.packed(block->a[m], i * stride);
+    bool& cols = block->cols[m][i];
+    cols = args.kernels.gemm_cols[0] != nullptr && x.stride_c != 1 && x.stride_l == 1 && rows.run_end(row, end) == end;
+    if (cols) {
+      args.kernels.pack_cols[args.dtype()](args.feature(m, rows.position[row], k0), x.stride_c, 1, n, K, out);
+    } else {
+      const void* source[kMaxTileRows];
+      for (int j = 0; j < n; ++j) source[j] = args.feature(m, rows.position[row + j], k0);
+      args.kernels.pack_rows[args.dtype()](source, n, x.stride_c, 0, K, out);
+    }
+  }
+}
+
+}  // namespace
+
+void stage(const Operands& args, const Rows& rows, Block* block) {
+  for (int m = 0; m < args.problem.M; ++m) {
+    const int64_t C = args.problem.C[m];
+    pack_features(args, m, rows, 0, C, args.kernels.mr * args.padded(C), block);
+  }
+}
+
+void project(const Operands& args, int m, const Rows& rows, Block* block, void* w, const float* bias, int64_t panels,
+             void* next, float* u) {
+  const Kernels& kernels = args.kernels;
+  const int64_t C = args.problem.C[m], tile = args.tile_floats(), tiles = block->tiles(), nr = kernels.nr;
+  const int64_t stride = kernels.mr * (block->staged ? args.padded(C) : kernels.block_k);
+  const int64_t panel_stride = args.padded(C) * nr;
   int64_t k0 = 0;
   do {
-    const int64_t K = std::min(kBlockK, C - k0);
-    for (int64_t t = 0; t < tiles; ++t) {
-      cols[t] = false;
-      if (K == 0) continue;
-      const int64_t row = rows.tile_begin[t0 + t], end = rows.tile_begin[t0 + t + 1];
-      const int n = static_cast<int>(end - row);
-      float* out = a + t * kernels.mr * kBlockK;
-      cols[t] = x.stride_c != 1 && x.stride_l == 1 && rows.run_end(row, end) == end;
-      if (cols[t]) {
-        kernels.pack_cols[args.dtype()](args.feature(m, rows.position[row], k0), x.stride_c, 1, n, K, out);
-      } else {
-        const void* source[kMaxTileRows];
-        for (int i = 0; i < n; ++i) source[i] = args.feature(m, rows.position[row + i], k0);
-        kernels.pack_rows[args.dtype()](source, n, x.stride_c, 0, K, out);
-      }
-    }
+    const int64_t K = std::min(kernels.block_k, C - k0);
+    if (!block->staged) pack_features(args, m, rows, k0, K, stride, block);
+    const int64_t ahead_bytes = ceil_div(K, nr) * kAheadBytes, panel_bytes = args.padded(K) * nr * kernels.operand_bytes;
     for (int64_t panel = 0; panel < panels; ++panel) {
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t n = rows.tile_begin[t0 + t + 1] - rows.tile_begin[t0 + t];
-        const GemmFn gemm = cols[t] ? kernels.gemm_cols[n - 1] : kernels.gemm_rows[n - 1];
-        gemm(K, a + t * kernels.mr * kBlockK, tile, w + (panel * C + k0) * nr, k0 == 0 ? bias + panel * nr : nullptr,
-             u + (panel * tiles + t) * tile);
+      const char* ahead = static_cast<const char*>(panel + 1 < panels ? args.packed(w, (panel + 1) * panel_stride + k0 * nr)
+                                                   : k0 + K < C       ? args.packed(w, (k0 + K) * nr)
+                                                                      : next);
+      for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t t = block->t0 + i, n = rows.tile_begin[t + 1] - rows.tile_begin[t];
+        const GemmFn gemm = K > 0 && block->cols[m][i] ? kernels.gemm_cols[n - 1] : kernels.gemm_rows[n - 1];
+        const bool fetch = ahead != nullptr && (i + 1) * ahead_bytes <= panel_bytes;
+        gemm(K, args.packed(block->a[m], i * stride + (block->staged ? k0 * kernels.mr : 0)), tile,
+             args.packed(w, panel * panel_stride + k0 * nr), k0 == 0 ? bias + panel * nr : nullptr,
+             u + (panel * tiles + i) * tile, fetch ? ahead + i * ahead_bytes : nullptr);
       }
     }
-    k0 += kBlockK;
+    k0 += kernels.block_k;
   } while (k0 < C);
   if (args.problem.activation == Activation::kNone) return;
   for (int64_t i = 0; i < panels * tiles; ++i) {
-    const int64_t t = t0 + i % tiles, n = rows.tile_begin[t + 1] - rows.tile_begin[t];
+    const int64_t t = block->t0 + i % tiles, n = rows.tile_begin[t + 1] - rows.tile_begin[t];
     kernels.activate(static_cast<int>(args.problem.activation), n * nr, u + i * tile);
   }
 }
@@ -134,43 +158,49 @@ void zero_excluded(const MultilinearPoolProblem& problem, const void* mask, cons
 namespace {
 
 // Floats of one factor's projections, a block of rows by one unit of columns.
-int64_t unit_floats(const MultilinearPoolCpuPlan& plan, const Kernels& kernels) {
-  return plan.unit_d * block_tiles(kernels.mr) * kernels.mr;
-}
+int64_t unit_floats(const MultilinearPoolCpuPlan& plan) { return plan.unit_d * plan.block_rows; }
 
-int64_t packed_floats(const Kernels& kernels) { return block_tiles(kernels.mr) * kernels.mr * kBlockK; }
+int64_t padded(int64_t K, const Kernels& kernels) { return ceil_div(K, kernels.k_step) * kernels.k_step; }
+
+void take_block(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
+                const Kernels& kernels, bool staged, void** a) {
+  for (int m = 0; m < problem.M; ++m) {
+    const int64_t steps = staged ? padded(problem.C[m], kernels) : kernels.block_k;
+    a[m] = staged || m == 0 ? arena.take<char>(plan.block_rows * steps * kernels.operand_bytes) : a[0];
+  }
+}
 
 }  // namespace
 
-void FwdShared::take(Arena& arena, const MultilinearPoolProblem& problem, const Kernels& kernels, int num_threads) {
-  rows.take(arena, problem, problem.B, kernels.mr);
-  packed_unit = arena.take<int64_t>(int64_t{num_threads} * 8);
+void FwdShared::take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
+                     const Kernels& kernels) {
+  rows.take(arena, problem, problem.B, kernels);
+  for (int m = 0; m < problem.M; ++m) {
+    w[m] = arena.take<char>(plan.fwd_chunk_d * padded(problem.C[m], kernels) * kernels.operand_bytes);
+    bias[m] = arena.take<float>(plan.fwd_chunk_d);
+  }
 }
 
 void FwdWorker::take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
                      const Kernels& kernels) {
-  for (int m = 0; m < problem.M; ++m) {
-    w[m] = arena.take<float>(plan.unit_d * problem.C[m]);
-    bias[m] = arena.take<float>(plan.unit_d);
-    u[m] = arena.take<float>(unit_floats(plan, kernels));
-  }
-  a = arena.take<float>(packed_floats(kernels));
+  take_block(arena, problem, plan, kernels, plan.staged, a);
+  for (int m = 0; m < problem.M; ++m) u[m] = arena.take<float>(unit_floats(plan));
 }
 
 void BwdShared::take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
                      const Kernels& kernels) {
-  const int64_t nr = kernels.nr;
-  rows.take(arena, problem, plan.chunk_b, kernels.mr);
+  const int64_t nr = kernels.nr, bytes = kernels.operand_bytes;
+  rows.take(arena, problem, plan.chunk_b, kernels);
   // Panels one after another must not start at the same cache set.
   row_capacity = ceil_div(plan.chunk_b * problem.L, 16) * 16 + kernels.mr;
-  const int64_t blocks = ceil_div(plan.chunk_b * ceil_div(problem.L, kernels.mr), block_tiles(kernels.mr));
+  const int64_t blocks = ceil_div(plan.chunk_b * ceil_div(problem.L, kernels.mr), plan.block_rows / kernels.mr);
   const bool wide_sums = problem.dtype != DType::kFloat32 && plan.chunk_b < problem.B;
   for (int m = 0; m < problem.M; ++m) {
     const int64_t C = problem.C[m], c_panels = ceil_div(C, nr);
-    w[m] = arena.take<float>(plan.chunk_d * C);
-    w_transposed[m] = arena.take<float>(plan.chunk_d * c_panels * nr);
+    w[m] = arena.take<char>(plan.chunk_d * padded(C, kernels) * bytes);
+    w_transposed[m] = arena.take<char>(plan.chunk_d * c_panels * nr * bytes);
     bias[m] = arena.take<float>(plan.chunk_d);
-    g[m] = arena.take<float>(plan.chunk_d * row_capacity);
+    g[m] = arena.take<char>(plan.chunk_d * row_capacity * bytes);
     d_x[m] = arena.take<float>(c_panels * nr * row_capacity);
     d_bias[m] = arena.take<float>(blocks * plan.chunk_d);
     d_w[m] = wide_sums ? arena.take<float>(C * problem.D) : nullptr;
@@ -179,9 +209,10 @@ void BwdShared::take(Arena& arena, const MultilinearPoolProblem& problem, const 
 
 void BwdWorker::take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
                      const Kernels& kernels) {
-  for (int m = 0; m < problem.M; ++m) u[m] = arena.take<float>(unit_floats(plan, kernels));
-  a = arena.take<float>(packed_floats(kernels));
-  d_w = arena.take<float>(unit_floats(plan, kernels));
+  take_block(arena, problem, plan, kernels, false, a);
+  for (int m = 0; m < problem.M; ++m) u[m] = arena.take<float>(unit_floats(plan));
+  panel = arena.take<char>(kernels.block_k * kernels.nr * kernels.operand_bytes);
+  d_w = arena.take<float>(unit_floats(plan));
 }
 
 }  // namespace c2f

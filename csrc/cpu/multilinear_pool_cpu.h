@@ -3,7 +3,8 @@
 //
 // Words: a row is a position that exists (all of them, or those that a boolean mask keeps); the rows of all samples
 // follow each other. A sample is cut into tiles of up to mr rows of nearly equal size; one that fits whole into the
-// tile before it joins it. A block is block_tiles(mr) tiles, a panel nr columns.
+// tile before it joins it. A block is up to plan.block_rows / mr tiles, a panel nr columns, a unit plan.unit_d columns:
+// the projections of a block by a unit stay in L2.
 #pragma once
 
 #include "c2f/multilinear_pool.h"
@@ -12,12 +13,7 @@
 
 namespace c2f {
 
-// A block's projections of one unit of columns (1.4 MB for three factors) stay in L2; longer blocks stream the weights
-// less often, wider units the features.
-inline constexpr int64_t kBlockRows = 224;
-inline constexpr int64_t kBlockK = 256;  // steps of k summed in registers before the tile in memory is updated
-
-inline constexpr int64_t block_tiles(int mr) { return kBlockRows / mr; }
+inline constexpr int kMaxBlockTiles = 64;
 
 // The rows of samples first .. first + samples, and the tiles they are cut into.
 struct Rows {
@@ -25,8 +21,9 @@ struct Rows {
   int64_t* position = nullptr;    // [count]: b * L + l, ascending
   int64_t* tile_begin = nullptr;  // [tiles + 1]
 
-  void take(Arena& arena, const MultilinearPoolProblem& problem, int64_t samples, int mr);
-  void fill(const MultilinearPoolProblem& problem, const void* mask, int64_t first, int64_t samples, int mr);
+  void take(Arena& arena, const MultilinearPoolProblem& problem, int64_t samples, const Kernels& kernels);
+  void fill(const MultilinearPoolProblem& problem, const void* mask, int64_t first, int64_t samples,
+            const Kernels& kernels);
 
   int64_t sample(int64_t row) const { return position[row] / L; }
   int64_t sample_end(int64_t row, int64_t end) const;  // end of the rows after `row` in its sample
@@ -44,6 +41,11 @@ struct Operands {
 
   int dtype() const { return static_cast<int>(problem.dtype); }
   int64_t tile_floats() const { return int64_t{kernels.mr} * kernels.nr; }
+  // K as packed operands have it, and the address of one of their elements.
+  int64_t padded(int64_t K) const { return ceil_div(K, kernels.k_step) * kernels.k_step; }
+  char* packed(void* base, int64_t element) const {
+    return static_cast<char*>(base) + element * kernels.operand_bytes;
+  }
   const void* feature(int m, int64_t position, int64_t c) const;
   // Weights of the rows of a tile from `row` on; null: all 1.
   const float* row_weights(const Rows& rows, int64_t row) const;
@@ -56,16 +58,45 @@ inline char* element(const void* data, const MultilinearPoolProblem& problem, in
   return static_cast<char*>(const_cast<void*>(data)) + offset * static_cast<int64_t>(size_of(problem.dtype));
 }
 
-// Packs columns j0 .. j0 + n, n <= nr, of W_m into out[C_m][nr].
-void pack_weight_panel(const Operands& args, int m, int64_t j0, int n, float* out);
+// Packs columns j0 .. j0 + n, n <= nr, of W_m into a panel of C_m steps.
+void pack_weight_panel(const Operands& args, int m, int64_t j0, int n, void* out);
 
 // out[n] = the bias of columns j0 .. j0 + width, 0 beyond them and where there is none.
 void pack_bias(const Operands& args, int m, int64_t j0, int64_t width, int64_t n, float* out);
 
-// u[panel][t1 - t0][mr][nr] = act(X_m W_m + b_m) on tiles t0 .. t1, at most a block of them. w: packed panels, `bias`:
-// their biases, a: scratch of block_tiles * mr * kBlockK floats.
-void project(const Operands& args, int m, const Rows& rows, int64_t t0, int64_t t1, const float* w, const float* bias,
-             int64_t panels, float* a, float* u);
+// Tiles t0 .. t1 and their features as A operands. Staged: all of them are packed once, tile after tile, for any number
+// of projections. Else `a` is scratch of mr * block_k elements a tile, and every projection packs what it multiplies.
+struct Block {
+  int64_t t0 = 0, t1 = 0;
+  bool staged = false;
+  void* a[kMaxFactors] = {};
+  bool cols[kMaxFactors][kMaxBlockTiles];  // layout of each packed tile
+
+  int64_t tiles() const { return t1 - t0; }
+};
+
+void stage(const Operands& args, const Rows& rows, Block* block);
+
+// u[panel][tiles][mr][nr] = act(X_m W_m + b_m) on a block. w: packed panels [panels][C_m padded][nr], `bias`: their
+// biases, `next`: what is read after w, or null.
+void project(const Operands& args, int m, const Rows& rows, Block* block, void* w, const float* bias, int64_t panels,
+             void* next, float* u);
+
+// Sets up the thread for products of matrices.
+class ProductScope {
+ public:
+  explicit ProductScope(const Kernels& kernels) : leave_(kernels.leave) {
+    if (kernels.enter != nullptr) kernels.enter();
+  }
+  ~ProductScope() {
+    if (leave_ != nullptr) leave_();
+  }
+  ProductScope(const ProductScope&) = delete;
+  ProductScope& operator=(const ProductScope&) = delete;
+
+ private:
+  void (*leave_)();
+};
 
 // out[position][0 .. C) = 0 for the positions that a boolean mask excludes.
 void zero_excluded(const MultilinearPoolProblem& problem, const void* mask, const FeatureGradView& out, int64_t C,
@@ -76,37 +107,38 @@ void zero_excluded(const MultilinearPoolProblem& problem, const void* mask, cons
 
 struct FwdShared {
   Rows rows;
-  int64_t* packed_unit;  // [threads][8]: the unit whose weights a worker holds
-  void take(Arena& arena, const MultilinearPoolProblem& problem, const Kernels& kernels, int num_threads);
+  void* w[kMaxFactors];      // [chunk panels][C_m padded][nr]
+  float* bias[kMaxFactors];  // [fwd_chunk_d]
+  void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
+            const Kernels& kernels);
 };
 
 struct FwdWorker {
-  float* w[kMaxFactors];     // [unit panels][C_m][nr]
-  float* bias[kMaxFactors];  // [unit_d]
-  float* u[kMaxFactors];     // [unit panels][tiles][mr][nr]
-  float* a;
+  void* a[kMaxFactors];   // of a Block
+  float* u[kMaxFactors];  // [unit panels][tiles][mr][nr]
   void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
             const Kernels& kernels);
 };
 
 struct BwdShared {
   Rows rows;
-  int64_t row_capacity;              // rows of one panel of g and d_x
-  float* w[kMaxFactors];             // [chunk panels][C_m][nr]
-  float* w_transposed[kMaxFactors];  // [panels of C_m][chunk_d][nr]
-  float* bias[kMaxFactors];          // [chunk_d]
-  float* g[kMaxFactors];             // [chunk panels][row_capacity][nr]
-  float* d_x[kMaxFactors];           // [panels of C_m][row_capacity][nr]
-  float* d_bias[kMaxFactors];        // [blocks of rows][chunk_d]
+  int64_t row_capacity;             // rows of one panel of g and d_x
+  void* w[kMaxFactors];             // [chunk panels][C_m padded][nr]
+  void* w_transposed[kMaxFactors];  // [panels of C_m][chunk_d][nr]
+  float* bias[kMaxFactors];         // [chunk_d]
+  void* g[kMaxFactors];             // [chunk panels][row_capacity][nr]
+  float* d_x[kMaxFactors];          // [panels of C_m][row_capacity][nr]
+  float* d_bias[kMaxFactors];       // [blocks of rows][chunk_d]
   float* d_w[kMaxFactors];  // [C_m][D]: sums over passes where the storage type is narrower than float32, else null
   void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
             const Kernels& kernels);
 };
 
 struct BwdWorker {
+  void* a[kMaxFactors];   // of a Block, and of the channels of weight gradients
   float* u[kMaxFactors];  // [unit panels][tiles][mr][nr]
-  float* a;
-  float* d_w;  // [unit panels][tiles][mr][nr]
+  void* panel;            // [block_k][nr] of G as B operand
+  float* d_w;             // [unit panels][tiles][mr][nr]
   void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
             const Kernels& kernels);
 };

@@ -1,7 +1,7 @@
-// Forward of multilinear_pool on the CPU. A task owns (unit of columns, range of samples): it packs the unit's weights
-// of all factors into its own L2, walks over blocks of rows, projects each with every factor into scratch, multiplies
-// and sums. p is written by its owner alone, tile by tile in the order of positions, so its bits do not depend on how
-// tasks are handed out.
+// Forward of multilinear_pool on the CPU, in chunks of fwd_chunk_d columns whose weights are packed once for all threads.
+// A task owns (range of samples, range of units): block by block it stages the features, then projects them unit by unit
+// with every factor into scratch that stays in its L2, multiplies and sums. p is written by its owner alone, tile by
+// tile in the order of positions, so its bits do not depend on how tasks are handed out.
 #include <algorithm>
 
 #include "cpu/multilinear_pool_cpu.h"
@@ -16,11 +16,11 @@ class Forward {
       : args_(args),
         plan_(plan),
         problem_(args.problem),
-        kernels_(cpu_kernels()),
+        kernels_(cpu_kernels(args.problem.dtype)),
         operands_{kernels_, problem_, args.features, args.weights, args.biases, args.mask},
         num_threads_(num_threads) {
     Arena arena(scratch), count(nullptr);
-    shared_.take(arena, problem_, kernels_, num_threads);
+    shared_.take(arena, problem_, plan, kernels_);
     workers_ = static_cast<char*>(scratch) + arena.used();
     FwdWorker().take(count, problem_, plan, kernels_);
     worker_bytes_ = count.used();
@@ -32,20 +32,52 @@ class Forward {
       const FeatureGradView out{args_.projections[m], problem_.L * problem_.D, problem_.D, 1};
       zero_excluded(problem_, args_.mask, out, problem_.D, num_threads_);
     }
-    shared_.rows.fill(problem_, args_.mask, 0, problem_.B, kernels_.mr);
-    std::fill_n(shared_.packed_unit, num_threads_ * 8, -1);
-
-    const int64_t units = ceil_div(problem_.D, plan_.unit_d);
-    if (units == 0) return;
-    // Four tasks a thread even out the end; fewer units than that are also split by samples.
-    const int64_t parts = std::max<int64_t>(1, std::min(problem_.B, ceil_div(4 * num_threads_, units)));
-    parallel_for(units * parts, num_threads_, [&](int64_t task, int worker) {
-      const int64_t unit = task / parts, part = task % parts;
-      run_unit(unit, part_begin(part, parts), part_begin(part + 1, parts), worker);
-    });
+    shared_.rows.fill(problem_, args_.mask, 0, problem_.B, kernels_);
+    for (j0_ = 0; j0_ < problem_.D; j0_ += plan_.fwd_chunk_d) {
+      width_ = std::min(plan_.fwd_chunk_d, problem_.D - j0_);
+      pack_weights();
+      pool_chunk();
+    }
   }
 
  private:
+  int64_t panels() const { return ceil_div(width_, kernels_.nr); }
+  int columns(int64_t panel) const {
+    return static_cast<int>(std::min<int64_t>(kernels_.nr, width_ - panel * kernels_.nr));
+  }
+  void* weights(int m, int64_t panel) const {
+    return operands_.packed(shared_.w[m], panel * operands_.padded(problem_.C[m]) * kernels_.nr);
+  }
+
+  void pack_weights() {
+    const int64_t nr = kernels_.nr;
+    parallel_for(panels(), num_threads_, [&](int64_t panel, int) {
+      for (int m = 0; m < problem_.M; ++m) {
+        pack_weight_panel(operands_, m, j0_ + panel * nr, columns(panel), weights(m, panel));
+        pack_bias(operands_, m, j0_ + panel * nr, columns(panel), nr, shared_.bias[m] + panel * nr);
+      }
+    });
+  }
+
+  void pool_chunk() {
+    const Rows& rows = shared_.rows;
+    // Eight tasks a thread even out the end. Whole samples first, as long as they fill a block: features are staged once
+    // for all the units of a task.
+    const int64_t units = ceil_div(width_, plan_.unit_d), wanted = num_threads_ == 1 ? 1 : 8 * num_threads_;
+    const int64_t parts = std::max<int64_t>(1, std::min({problem_.B, wanted, ceil_div(rows.count, plan_.block_rows)}));
+    const int64_t groups = std::min(units, ceil_div(wanted, parts));
+    parallel_for(parts * groups, num_threads_, [&](int64_t task, int worker) {
+      const ProductScope scope(kernels_);
+      const int64_t part = task / groups, group = task % groups;
+      const int64_t t0 = part_begin(part, parts), t1 = part_begin(part + 1, parts);
+      const int64_t most = plan_.block_rows / kernels_.mr, blocks = ceil_div(t1 - t0, most);
+      for (int64_t i = 0; i < blocks; ++i) {
+        pool_block(t0 + (t1 - t0) * i / blocks, t0 + (t1 - t0) * (i + 1) / blocks, units * group / groups,
+                   units * (group + 1) / groups, worker);
+      }
+    });
+  }
+
   // First tile of a part: the first at or after an even share that begins a sample.
   int64_t part_begin(int64_t part, int64_t parts) const {
     const Rows& rows = shared_.rows;
@@ -54,35 +86,32 @@ class Forward {
     return t;
   }
 
-  void run_unit(int64_t unit, int64_t tile_begin, int64_t tile_end, int worker) {
+  void pool_block(int64_t t0, int64_t t1, int64_t unit_begin, int64_t unit_end, int worker) {
     Arena arena(workers_ + worker * worker_bytes_);
     FwdWorker scratch;
     scratch.take(arena, problem_, plan_, kernels_);
-    const int64_t j0 = unit * plan_.unit_d, width = std::min(plan_.unit_d, problem_.D - j0);
-    const int64_t nr = kernels_.nr, panels = ceil_div(width, nr);
-    if (shared_.packed_unit[worker * 8] != unit) {
-      shared_.packed_unit[worker * 8] = unit;
+    Block block;
+    block.t0 = t0;
+    block.t1 = t1;
+    block.staged = plan_.staged;
+    std::copy_n(scratch.a, problem_.M, block.a);
+    if (block.staged) stage(operands_, shared_.rows, &block);
+    const int64_t nr = kernels_.nr, unit_panels = plan_.unit_d / nr;
+    for (int64_t first = unit_begin * unit_panels; first < std::min(panels(), unit_end * unit_panels);
+         first += unit_panels) {
+      const int64_t last = std::min(panels(), first + unit_panels);
       for (int m = 0; m < problem_.M; ++m) {
-        pack_bias(operands_, m, j0, width, panels * nr, scratch.bias[m]);
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          const int n = static_cast<int>(std::min(nr, width - panel * nr));
-          pack_weight_panel(operands_, m, j0 + panel * nr, n, scratch.w[m] + panel * problem_.C[m] * nr);
-        }
+        void* next = m + 1 < problem_.M ? weights(m + 1, first) : last < panels() ? weights(0, last) : nullptr;
+        project(operands_, m, shared_.rows, &block, weights(m, first), shared_.bias[m] + first * nr, last - first, next,
+                scratch.u[m]);
       }
-    }
-    for (int64_t t0 = tile_begin; t0 < tile_end; t0 += block_tiles(kernels_.mr)) {
-      const int64_t t1 = std::min(tile_end, t0 + block_tiles(kernels_.mr));
-      for (int m = 0; m < problem_.M; ++m) {
-        project(operands_, m, shared_.rows, t0, t1, scratch.w[m], scratch.bias[m], panels, scratch.a, scratch.u[m]);
-      }
-      for (int64_t panel = 0; panel < panels; ++panel) {
-        const int n = static_cast<int>(std::min(nr, width - panel * nr));
-        for (int64_t t = t0; t < t1; ++t) {
+      for (int64_t panel = first; panel < last; ++panel) {
+        for (int64_t i = 0; i < block.tiles(); ++i) {
           const float* u[kMaxFactors];
           for (int m = 0; m < problem_.M; ++m) {
-            u[m] = scratch.u[m] + (panel * (t1 - t0) + t - t0) * operands_.tile_floats();
+            u[m] = scratch.u[m] + ((panel - first) * block.tiles() + i) * operands_.tile_floats();
           }
-          reduce_tile(t, u, j0 + panel * nr, n);
+          reduce_tile(t0 + i, u, j0_ + panel * nr, columns(panel));
         }
       }
     }
@@ -127,6 +156,7 @@ class Forward {
   FwdShared shared_;
   char* workers_;
   int64_t worker_bytes_;
+  int64_t j0_ = 0, width_ = 0;  // of the current chunk
 };
 
 }  // namespace

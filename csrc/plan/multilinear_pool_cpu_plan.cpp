@@ -1,6 +1,7 @@
 // Blocking of multilinear_pool on the CPU, from sizes alone. The number of threads changes how work is cut, never the
-// order of a sum: columns are independent, so unit_d may follow it; chunk_d and chunk_b must not.
+// order of a sum: columns are independent, so unit_d may follow it; block_rows, chunk_d and chunk_b must not.
 #include <algorithm>
+#include <numeric>
 #include <string>
 
 #include "cpu/multilinear_pool_cpu.h"
@@ -9,7 +10,14 @@
 namespace c2f {
 namespace {
 
-constexpr int64_t kUnitColumns = 512;
+// float32: the projections of a block by a unit (1.4 MB for three factors) stay in L2; longer blocks stream the weights
+// less often, wider units the features.
+constexpr int64_t kBlockRows = 224, kUnitColumns = 512;
+// AMX: a block's features, all channels of all factors, stay in L2 beside its projections by a narrow unit, and every
+// panel of weights is used by all the rows of the block. Where too few rows would fit, wide units of part of the channels.
+constexpr int64_t kCacheBytes = int64_t{1200} << 10;
+constexpr int64_t kStagedUnit = 64, kWideUnit = 256, kLeastStagedRows = 96;
+constexpr int64_t kWeightBytes = int64_t{16} << 20;  // packed weights of one chunk of the forward
 constexpr int64_t kChunkColumns = 512, kLeastChunk = 128;
 constexpr int64_t kPassBytes = int64_t{96} << 20;  // gradients of one pass of the backward
 
@@ -20,15 +28,33 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
     return Status::error("num_threads must be 1.." + std::to_string(kMaxThreads) + ", got " +
                          std::to_string(num_threads));
   }
-  const Kernels& kernels = cpu_kernels();
+  const Kernels& kernels = cpu_kernels(problem.dtype);
   const int64_t nr = kernels.nr;
   *plan = MultilinearPoolCpuPlan();
   plan->isa = kernels.isa;
   plan->block_l = kernels.mr;
   plan->block_d = kernels.nr;
 
+  const int64_t channels = std::accumulate(problem.C, problem.C + problem.M, int64_t{0});
+  const auto fitting_rows = [&](int64_t k, int64_t unit) {
+    const int64_t row_bytes = k * kernels.operand_bytes + problem.M * unit * static_cast<int64_t>(sizeof(float));
+    return kCacheBytes / row_bytes / kernels.mr * kernels.mr;
+  };
+  int64_t unit = kUnitColumns;
+  plan->block_rows = kBlockRows / kernels.mr * kernels.mr;
+  if (kernels.operand_bytes < static_cast<int64_t>(sizeof(float))) {
+    plan->staged = fitting_rows(channels, kStagedUnit) >= kLeastStagedRows;
+    unit = plan->staged ? kStagedUnit : kWideUnit;
+    plan->block_rows = fitting_rows(plan->staged ? channels : kernels.block_k, unit);
+  }
+  plan->block_rows = std::min(plan->block_rows, kMaxBlockTiles * int64_t{kernels.mr});
   // Narrow problems are cut finer, so that every thread has columns.
-  plan->unit_d = std::clamp(ceil_div(ceil_div(problem.D, num_threads), nr) * nr, nr, kUnitColumns);
+  plan->unit_d = std::clamp(ceil_div(ceil_div(problem.D, num_threads), nr) * nr, nr, unit);
+
+  const int64_t column_bytes = std::max(int64_t{1}, channels) * kernels.operand_bytes;
+  const int64_t units = ceil_div(problem.D, plan->unit_d);
+  const int64_t chunks = ceil_div(units, std::max(int64_t{1}, kWeightBytes / column_bytes / plan->unit_d));
+  plan->fwd_chunk_d = std::max(int64_t{1}, ceil_div(units, std::max(int64_t{1}, chunks))) * plan->unit_d;
 
   const auto sample_bytes = [&](int64_t chunk_d) {  // G and d_feature of one sample
     int64_t columns = problem.M * chunk_d;
@@ -42,7 +68,7 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
   plan->chunk_b = std::clamp(kPassBytes / sample_bytes(plan->chunk_d), int64_t{1}, std::max(int64_t{1}, problem.B));
 
   Arena forward(nullptr), backward(nullptr);
-  FwdShared().take(forward, problem, kernels, num_threads);
+  FwdShared().take(forward, problem, *plan, kernels);
   BwdShared().take(backward, problem, *plan, kernels);
   for (int worker = 0; worker < num_threads; ++worker) {
     FwdWorker().take(forward, problem, *plan, kernels);

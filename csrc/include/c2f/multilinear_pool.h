@@ -99,10 +99,13 @@ struct MultilinearPoolBwdArgs {
 
 // How the CPU kernels will run a problem; printable, no side effects.
 struct MultilinearPoolCpuPlan {
-  const char* isa = "";        // "avx512" | "avx2" | "portable"
+  const char* isa = "";        // "amx" | "avx512" | "avx2" | "portable"
   int32_t block_l = 0;         // positions of one register tile
   int32_t block_d = 0;         // outputs of one register tile
-  int64_t unit_d = 0;          // outputs of one unit of work: its packed weights stay in L2
+  int64_t block_rows = 0;      // positions whose projections are in L2 at a time
+  int64_t unit_d = 0;          // and outputs
+  bool staged = false;         // the forward holds all channels of block_rows positions in L2
+  int64_t fwd_chunk_d = 0;     // outputs whose packed weights are in memory at a time
   int64_t chunk_d = 0;         // outputs of one step of the backward
   int64_t chunk_b = 0;         // samples of one pass of the backward
   int64_t fwd_scratch_bytes = 0;  // for the whole call, all threads

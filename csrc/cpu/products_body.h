@@ -1,0 +1,111 @@
+// What is computed on tiles between the products of matrices, element by element. The including file has included its
+// lanes_*.h and includes this file in an anonymous namespace inside c2f: everything here has internal linkage.
+
+constexpr int kNr = 2 * kLanes;  // columns of a tile
+
+template <typename T>
+void copy(const T* src, int64_t n, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(load(src + i), out + i);
+  for (; i < n; ++i) out[i] = to_float(src[i]);
+}
+
+template <typename T>
+void load_rows(const void* const* row, int rows, int n, float* tile) {
+  for (int i = 0; i < rows; ++i) {
+    copy(static_cast<const T*>(row[i]), n, tile + i * kNr);
+    for (int j = n; j < kNr; ++j) tile[i * kNr + j] = 0;
+  }
+}
+
+template <typename T>
+void store_rows(const float* tile, int rows, int n, void* const* row, int64_t stride_n) {
+  if (stride_n == 1) {
+    for (int i = 0; i < rows; ++i) {
+      T* out = static_cast<T*>(row[i]);
+      int j = 0;
+      for (; j + kLanes <= n; j += kLanes) store(load(tile + i * kNr + j), out + j);
+      for (; j < n; ++j) from_float(tile[i * kNr + j], out + j);
+    }
+  } else {
+    for (int j = 0; j < n; ++j) {
+      for (int i = 0; i < rows; ++i) from_float(tile[i * kNr + j], static_cast<T*>(row[i]) + j * stride_n);
+    }
+  }
+}
+
+// ---- products
+// -----------------------------------------------------------------------------------------------------------
+
+template <int kDegree>
+Vec product(const float* const* u, const int32_t* factor, int64_t offset, Vec x) {
+#pragma GCC unroll 4
+  for (int k = 0; k < kDegree; ++k) x *= load(u[factor[k]] + offset);
+  return x;
+}
+
+template <int kDegree>
+void hadamard_sum(const float* const* u, const int32_t* factor, int rows, const float* w, float* out) {
+  Vec sum[2] = {};
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const int64_t offset = i * kNr + j * kLanes;
+      const Vec x = product<kDegree - 1>(u, factor + 1, offset, load(u[factor[0]] + offset));
+      sum[j] += w == nullptr ? x : x * w[i];
+    }
+  }
+  for (int j = 0; j < 2; ++j) store(load(out + j * kLanes) + sum[j], out + j * kLanes);
+}
+
+template <int kDegree>
+void hadamard_grad(const float* const* u, const int32_t* factor, int rows, const float* d_p, float* g) {
+  const Vec scale[2] = {load(d_p), load(d_p + kLanes)};
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const int64_t offset = i * kNr + j * kLanes;
+      store(load(g + offset) + product<kDegree>(u, factor, offset, scale[j]), g + offset);
+    }
+  }
+}
+
+// Cephes' float32 polynomials: 2 ulp. tanh(x) = 1 - 2 / (exp(2x) + 1) away from 0.
+Vec tanh_vector(Vec x) {
+  const Bits sign = (Bits)x & 0x80000000u;
+  const Vec magnitude = (Vec)((Bits)x & 0x7fffffffu);
+  const Vec square = x * x;
+  const Vec small =
+      x + x * square *
+              ((((-5.70498872745e-3f * square + 2.06390887954e-2f) * square - 5.37397155531e-2f) * square +
+                1.33314422036e-1f) *
+                   square -
+               3.33332819422e-1f);
+  const Vec y = magnitude < 10.0f ? magnitude + magnitude : Vec{} + 20.0f;
+  const Vec large = (Vec)((Bits)(1.0f - 2.0f / (exp_vector(y) + 1.0f)) | sign);
+  return magnitude > 0.625f ? large : small;  // NaN takes `small`
+}
+
+void activate(int activation, int64_t n, float* x) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Vec v = load(x + i);
+    store(activation == kActivationTanh ? tanh_vector(v) : (v < 0.0f ? Vec{} : v), x + i);
+  }
+}
+
+void finish_grad(const float* u, int rows, const float* w, int activation, float* g, float* sum) {
+  Vec total[2] = {};
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const int64_t offset = i * kNr + j * kLanes;
+      Vec x = load(g + offset);
+      if (w != nullptr) x *= w[i];
+      if (activation == kActivationTanh) x *= 1.0f - load(u + offset) * load(u + offset);
+      if (activation == kActivationRelu) x = load(u + offset) <= 0.0f ? Vec{} : x;
+      store(x, g + offset);
+      total[j] += x;
+    }
+  }
+  for (int j = 0; j < 2; ++j) store(load(sum + j * kLanes) + total[j], sum + j * kLanes);
+}
