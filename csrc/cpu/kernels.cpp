@@ -15,6 +15,9 @@ const Kernels& cpu_kernels() {
 }
 
 const Kernels& cpu_kernels([[maybe_unused]] DType dtype) {
+#if C2F_HAS_AMX
+  if (cpu_isa() >= Isa::kAmx && dtype == DType::kBFloat16) return kKernelsAmx;
+#endif
   return cpu_kernels();
 }
 

@@ -1,0 +1,254 @@
+// AMX: 32 x 32 register tile of float32, 2 x 2 accumulators, fed by bfloat16.
+//
+//                                 tmm4: B, columns 0..15   tmm5: B, columns 16..31
+//                                 (16 pairs of k, [16][2] each)
+//   tmm6: A, rows  0..15, 32 k    tmm0                     tmm1                       C, rows  0..15
+//   tmm7: A, rows 16..31, 32 k    tmm2                     tmm3                       C, rows 16..31
+//
+// Every register tile is 16 rows of 64 bytes. A step of 32 k loads four tiles and multiplies four times (16 cycles each). B, a
+// panel of 32 columns, is read by all tiles of a block in turn and stays in L1; A streams from L2 past it. Rows come in
+// sixteens: those past the end of an A operand are computed from whatever lies there and never read, since rows do not mix.
+// K comes in 32: both operands end in zeros.
+//
+// The element-wise entries are those of AVX-512: C tiles are plain float32.
+#ifndef __clang__  // GCC 12 warns of its own headers: unmasked intrinsics pass an undefined register
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#include "cpu/kernels.h"
+#include "cpu/lanes_avx512.h"
+
+namespace c2f {
+namespace {
+
+#include "cpu/products_body.h"
+
+constexpr int kMr = 32, kStep = 32, kPairs = kStep / 2;
+static_assert(kNr == 32, "two register tiles of 16 columns");
+
+// ---- registers
+// ---------------------------------------------------------------------------------------------------------------------
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+constexpr TileConfig kTileConfig;
+
+// The tile intrinsics of GCC 12 do not say that they read memory.
+inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
+
+void enter() {
+  _tile_loadconfig(&kTileConfig);
+  memory_barrier();
+}
+
+// Idle tile registers would be saved at every context switch.
+void leave() { _tile_release(); }
+
+// ---- GEMM tile
+// ---------------------------------------------------------------------------------------------------------------------
+
+// kRowTiles: 1 for up to 16 rows, else 2.
+template <int kRowTiles>
+void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, const float* init, float* c,
+               const void* ahead) {
+  constexpr int64_t kRow = kNr * sizeof(float);
+  const char *a = static_cast<const char*>(rows), *b = static_cast<const char*>(panel);
+  const char* fetch = static_cast<const char*>(ahead);
+  const float* from = init == nullptr ? c : init;
+  const int64_t from_row = init == nullptr ? kRow : 0, next_half = init == nullptr ? 16 * kNr : 0;
+  memory_barrier();
+  _tile_loadd(0, from, from_row);
+  _tile_loadd(1, from + 16, from_row);
+  if constexpr (kRowTiles == 2) {
+    _tile_loadd(2, from + next_half, from_row);
+    _tile_loadd(3, from + next_half + 16, from_row);
+  }
+  for (int64_t k = 0; k < K; k += kStep) {
+    _tile_loadd(4, b, 128);
+    _tile_stream_loadd(6, a, 64);
+    _tile_dpbf16ps(0, 6, 4);
+    _tile_loadd(5, b + 64, 128);
+    _tile_dpbf16ps(1, 6, 5);
+    if constexpr (kRowTiles == 2) {
+      _tile_stream_loadd(7, a + 1024, 64);
+      _tile_dpbf16ps(2, 7, 4);
+      _tile_dpbf16ps(3, 7, 5);
+    }
+    if (fetch != nullptr) {
+      for (int64_t i = 0; i < kAheadBytes; i += 64) _mm_prefetch(fetch + i, _MM_HINT_T1);
+      fetch += kAheadBytes;
+    }
+    a += a_block * 2;
+    b += kStep * kNr * 2;
+  }
+  _tile_stored(0, c, kRow);
+  _tile_stored(1, c + 16, kRow);
+  if constexpr (kRowTiles == 2) {
+    _tile_stored(2, c + 16 * kNr, kRow);
+    _tile_stored(3, c + 16 * kNr + 16, kRow);
+  }
+}
+
+// ---- packing
+// -----------------------------------------------------------------------------------------------------------------------
+
+using Words = __m512i;  // 32 bfloat16, or 16 pairs of them
+
+inline __mmask32 first(int64_t n) { return n >= 32 ? ~__mmask32{0} : (__mmask32{1} << n) - 1; }
+
+// n of 32 elements, the rest 0.
+inline Words load_words(const BFloat16* x, int64_t stride, int64_t n) {
+  if (stride == 1) return _mm512_maskz_loadu_epi16(first(n), x);
+  alignas(64) BFloat16 words[32] = {};
+  for (int64_t i = 0; i < n; ++i) words[i] = x[i * stride];
+  return _mm512_load_si512(words);
+}
+
+inline void store_words(Words x, void* out) { _mm512_storeu_si512(out, x); }
+
+// Two rows of 32 -> 32 pairs.
+inline void interleave(Words even, Words odd, BFloat16* out) {
+  alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                    8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const Words low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+  store_words(_mm512_permutex2var_epi16(even, low, odd), out);
+  store_words(_mm512_permutex2var_epi16(even, high, odd), out + 32);
+}
+
+// x[i] pair j -> x[j] pair i: quarters of 4 x 4 pairs, then the quarters themselves.
+inline void transpose(Words* x) {
+  Words y[16];
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    const Words a = _mm512_unpacklo_epi32(x[i], x[i + 1]), b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    const Words c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]), d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
+    y[i] = _mm512_unpacklo_epi64(a, c);
+    y[i + 1] = _mm512_unpackhi_epi64(a, c);
+    y[i + 2] = _mm512_unpacklo_epi64(b, d);
+    y[i + 3] = _mm512_unpackhi_epi64(b, d);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const Words a = _mm512_shuffle_i32x4(y[i], y[i + 4], 0x88), b = _mm512_shuffle_i32x4(y[i], y[i + 4], 0xdd);
+    const Words c = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0x88), d = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0xdd);
+    x[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+    x[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
+    x[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    x[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+}
+
+// 32 k of up to 16 neighbouring rows, k at a stride: pairs of k are put side by side, then transposed.
+void pack_neighbours(const BFloat16* src, int rows, int64_t stride_k, int64_t K, BFloat16* out) {
+  Words pair[16];
+  for (int64_t k = 0; k < kPairs; ++k) {
+    const __m256i even = _mm256_maskz_loadu_epi16(2 * k < K ? first(rows) : 0, src + 2 * k * stride_k);
+    const __m256i odd = _mm256_maskz_loadu_epi16(2 * k + 1 < K ? first(rows) : 0, src + (2 * k + 1) * stride_k);
+    pair[k] = _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+  }
+  transpose(pair);
+  for (int i = 0; i < rows; ++i) store_words(pair[i], out + i * kStep);
+}
+
+bool neighbours(const void* const* row, int rows) {
+  for (int i = 1; i < rows; ++i) {
+    if (static_cast<const BFloat16*>(row[i]) != static_cast<const BFloat16*>(row[i - 1]) + 1) return false;
+  }
+  return true;
+}
+
+void pack_rows(const void* const* row, int rows, int64_t stride_k, int64_t k0, int64_t K, void* packed) {
+  BFloat16* out = static_cast<BFloat16*>(packed);
+  for (int i = 0; i < rows; i += 16) {
+    const int count = rows - i < 16 ? rows - i : 16;
+    const bool transposed = stride_k != 1 && neighbours(row + i, count);
+    for (int64_t k = 0, n; k < K; k += n) {
+      const int64_t in_block = (k0 + k) % kStep;
+      n = K - k < kStep - in_block ? K - k : kStep - in_block;
+      BFloat16* to = out + ((k0 + k) / kStep * kMr + i) * kStep + in_block;
+      if (transposed && in_block == 0) {
+        pack_neighbours(static_cast<const BFloat16*>(row[i]) + k * stride_k, count, stride_k, n, to);
+        continue;
+      }
+      for (int j = 0; j < count; ++j) {
+        const Words x = load_words(static_cast<const BFloat16*>(row[i + j]) + k * stride_k, stride_k, n);
+        _mm512_mask_storeu_epi16(to + j * kStep, first(kStep - in_block), x);
+      }
+    }
+  }
+}
+
+void pack_panel(const void* source, int64_t stride_k, int64_t stride_n, int64_t K, int n, void* packed) {
+  const BFloat16* src = static_cast<const BFloat16*>(source);
+  BFloat16* out = static_cast<BFloat16*>(packed);
+  for (int64_t k = 0; k < K; k += kStep, out += kStep * kNr) {
+    if (stride_k == 1 && stride_n != 1) {
+      for (int j = 0; j < kNr; j += 16) {
+        Words pair[16];
+        for (int i = 0; i < 16; ++i) {
+          pair[i] = j + i < n ? load_words(src + k + (j + i) * stride_n, 1, K - k) : _mm512_setzero_si512();
+        }
+        transpose(pair);
+        for (int i = 0; i < kPairs; ++i) store_words(pair[i], out + (i * kNr + j) * 2);
+      }
+    } else {
+      for (int64_t i = 0; i < kStep; i += 2) {
+        const Words even = load_words(src + (k + i) * stride_k, stride_n, k + i < K ? n : 0);
+        const Words odd = load_words(src + (k + i + 1) * stride_k, stride_n, k + i + 1 < K ? n : 0);
+        interleave(even, odd, out + i * kNr);
+      }
+    }
+  }
+}
+
+void store_grad(const float* tile, int rows, void* panel) {
+  BFloat16* out = static_cast<BFloat16*>(panel);
+  for (int64_t i = 0; i < int64_t{rows} * kNr; i += kLanes) store(load(tile + i), out + i);
+}
+
+void pack_grad(const void* panel, int64_t K, void* out) { pack_panel(panel, kNr, 1, K, kNr, out); }
+
+// ---- table
+// -------------------------------------------------------------------------------------------------------------------------
+
+constexpr Kernels make_kernels() {
+  Kernels kernels = {};
+  kernels.isa = "amx";
+  kernels.mr = kMr;
+  kernels.nr = kNr;
+  kernels.row_step = 16;
+  kernels.k_step = kStep;
+  kernels.operand_bytes = sizeof(BFloat16);
+  kernels.block_k = 512;
+  kernels.enter = enter;
+  kernels.leave = leave;
+  for (int i = 0; i < kMr; ++i) kernels.gemm_rows[i] = i < 16 ? gemm_tile<1> : gemm_tile<2>;
+  constexpr int kType = static_cast<int>(DType::kBFloat16);
+  kernels.pack_rows[kType] = pack_rows;
+  kernels.pack_panel[kType] = pack_panel;
+  kernels.store_grad = store_grad;
+  kernels.pack_grad = pack_grad;
+  kernels.load_rows[kType] = load_rows<BFloat16>;
+  kernels.store_rows[kType] = store_rows<BFloat16>;
+  kernels.hadamard_sum[1] = hadamard_sum<1>;
+  kernels.hadamard_sum[2] = hadamard_sum<2>;
+  kernels.hadamard_sum[3] = hadamard_sum<3>;
+  kernels.hadamard_sum[4] = hadamard_sum<4>;
+  kernels.hadamard_grad[0] = hadamard_grad<0>;
+  kernels.hadamard_grad[1] = hadamard_grad<1>;
+  kernels.hadamard_grad[2] = hadamard_grad<2>;
+  kernels.hadamard_grad[3] = hadamard_grad<3>;
+  kernels.finish_grad = finish_grad;
+  kernels.activate = activate;
+  return kernels;
+}
+
+}  // namespace
+
+const Kernels kKernelsAmx = make_kernels();
+
+}  // namespace c2f
