@@ -24,6 +24,9 @@ py::dict plan(const ProblemTuple& problem, int num_threads) {
   result["fwd_chunk_d"] = plan.fwd_chunk_d;
   result["chunk_d"] = plan.chunk_d;
   result["chunk_b"] = plan.chunk_b;
+  result["product_rows"] = plan.product_rows;
+  result["product_channels"] = plan.product_channels;
+  result["product_d"] = plan.product_d;
   result["fwd_scratch_bytes"] = plan.fwd_scratch_bytes;
   result["bwd_scratch_bytes"] = plan.bwd_scratch_bytes;
   return result;

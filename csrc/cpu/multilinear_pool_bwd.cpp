@@ -20,6 +20,8 @@ struct Term {
   int32_t factor[kMaxDegree];
 };
 
+constexpr float kZeros[kMaxTileCols] = {};
+
 class Backward {
  public:
   Backward(const MultilinearPoolBwdArgs& args, const MultilinearPoolCpuPlan& plan, void* scratch, int num_threads)
@@ -29,8 +31,7 @@ class Backward {
         kernels_(cpu_kernels(args.problem.dtype)),
         operands_{kernels_, problem_, args.features, args.weights, args.biases, args.mask},
         num_threads_(num_threads),
-        tiles_per_block_(plan.block_rows / kernels_.mr),
-        task_rows_(ceil_div(tiles_per_block_, 2) * kernels_.mr) {
+        tiles_per_block_(plan.block_rows / kernels_.mr) {
     Arena arena(scratch), count(nullptr);
     shared_.take(arena, problem_, plan, kernels_);
     workers_ = static_cast<char*>(scratch) + arena.used();
@@ -52,6 +53,7 @@ class Backward {
       const int64_t samples = std::min(plan_.chunk_b, problem_.B - first_);
       last_pass_ = first_ + samples >= problem_.B;
       shared_.rows.fill(problem_, args_.mask, first_, samples, kernels_);
+      stage_channels();
       for (j0_ = 0; j0_ == 0 || j0_ < problem_.D; j0_ += plan_.chunk_d) {
         width_ = std::min(plan_.chunk_d, problem_.D - j0_);
         panels_ = ceil_div(width_, kernels_.nr);
@@ -103,6 +105,10 @@ class Backward {
     return shared_.d_x[m] + (panel * shared_.row_capacity + row) * kernels_.nr;
   }
 
+  void* staged_channels(int m, int64_t tile, int64_t k) const {
+    return operands_.packed(shared_.x[m], (tile * shared_.k_capacity + k) * kernels_.mr);
+  }
+
   // ---- 1
   // ----------------------------------------------------------------------------------------------------------------
 
@@ -133,34 +139,41 @@ class Backward {
 
   void form_gradients() {
     const int64_t units = ceil_div(width_, plan_.unit_d), blocks = ceil_div(shared_.rows.tiles, tiles_per_block_);
-    parallel_for(units * blocks, num_threads_,
-                 [&](int64_t task, int worker) {
-                   const ProductScope scope(kernels_);
-                   form_block(task / units, task % units, worker);
-                 });
+    // Features that are staged are staged once for all units of a task.
+    const int64_t groups = plan_.staged ? std::clamp(ceil_div(8 * num_threads_, std::max<int64_t>(1, blocks)), int64_t{1},
+                                                     std::max<int64_t>(1, units))
+                                        : units;
+    parallel_for(blocks * groups, num_threads_, [&](int64_t task, int worker) {
+      const ProductScope scope(kernels_);
+      const BwdWorker local = scratch(worker);
+      const int64_t i = task / groups, group = task % groups;
+      Block block;
+      block.t0 = i * tiles_per_block_;
+      block.t1 = std::min(shared_.rows.tiles, block.t0 + tiles_per_block_);
+      block.staged = plan_.staged;
+      std::copy_n(local.a, problem_.M, block.a);
+      if (block.staged && !saved()) stage(operands_, shared_.rows, &block);
+      for (int64_t unit = units * group / groups; unit < units * (group + 1) / groups; ++unit) {
+        form_unit(local, i, &block, unit);
+      }
+    });
   }
 
-  void form_block(int64_t block, int64_t unit, int worker) {
-    const BwdWorker local = scratch(worker);
-    const Rows& rows = shared_.rows;
+  void form_unit(const BwdWorker& local, int64_t index, Block* block, int64_t unit) {
     const int64_t nr = kernels_.nr, unit_panels = plan_.unit_d / nr, first = unit * unit_panels;
-    const int64_t panels = std::min(unit_panels, panels_ - first);
-    Block staged;
-    staged.t0 = block * tiles_per_block_;
-    staged.t1 = std::min(rows.tiles, staged.t0 + tiles_per_block_);
-    std::copy_n(local.a, problem_.M, staged.a);
-    const int64_t t0 = staged.t0, t1 = staged.t1;
+    const int64_t panels = std::min(unit_panels, panels_ - first), t0 = block->t0, t1 = block->t1;
     for (int m = 0; m < problem_.M; ++m) {
       if (saved()) {
         load_projections(m, t0, t1, first, panels, local.u[m]);
       } else {
-        project(operands_, m, rows, &staged, weights(m, first), shared_.bias[m] + first * nr, panels, nullptr,
+        void* next = m + 1 < problem_.M ? weights(m + 1, first) : nullptr;
+        project(operands_, m, shared_.rows, block, weights(m, first), shared_.bias[m] + first * nr, panels, next,
                 local.u[m]);
       }
     }
     for (int m = 0; m < problem_.M; ++m) {
       if (!wants(m)) continue;
-      float* d_bias = shared_.d_bias[m] + block * plan_.chunk_d + first * nr;
+      float* d_bias = shared_.d_bias[m] + index * plan_.chunk_d + first * nr;
       std::fill_n(d_bias, panels * nr, 0.0f);
       for (int64_t panel = 0; panel < panels; ++panel) {
         for (int64_t t = t0; t < t1; ++t) {
@@ -233,10 +246,11 @@ class Backward {
 
   // d_feature and d_weight of the chunk, as one list of tasks: they do not depend on each other.
   void multiply() {
-    const int64_t units = ceil_div(width_, plan_.unit_d), row_blocks = ceil_div(shared_.rows.count, task_rows_);
+    const int64_t rows = plan_.product_rows, channels = plan_.product_channels;
+    const int64_t strips = ceil_div(width_, plan_.product_d), row_blocks = ceil_div(shared_.rows.count, rows);
     int64_t begin[2 * kMaxFactors + 1] = {};  // tasks of d_weight, the longer ones, then those of d_feature
     for (int m = 0; m < problem_.M; ++m) {
-      begin[m + 1] = begin[m] + (args_.d_weights[m] != nullptr ? ceil_div(problem_.C[m], task_rows_) * units : 0);
+      begin[m + 1] = begin[m] + (args_.d_weights[m] != nullptr ? ceil_div(problem_.C[m], channels) * strips : 0);
     }
     for (int m = 0; m < problem_.M; ++m) {
       begin[problem_.M + m + 1] = begin[problem_.M + m] + (args_.d_features[m].data != nullptr ? row_blocks : 0);
@@ -247,25 +261,23 @@ class Backward {
       while (task >= begin[list + 1]) ++list;
       task -= begin[list];
       if (list < problem_.M) {
-        weight_gradient(list, task / units * task_rows_, task % units, worker);
+        weight_gradient(list, task / strips * channels, task % strips, worker);
       } else {
-        feature_gradient(list - problem_.M, task * task_rows_);
+        feature_gradient(list - problem_.M, task * rows);
       }
     });
   }
 
   // d_x += G_m W_m' for a block of rows from `begin` on and all channels.
   void feature_gradient(int m, int64_t begin) {
-    const int64_t nr = kernels_.nr, mr = kernels_.mr, end = std::min(shared_.rows.count, begin + task_rows_);
-    for (int64_t panel = 0; j0_ == 0 && panel < feature_panels(m); ++panel) {
-      std::fill_n(d_x(m, panel, begin), (end - begin) * nr, 0.0f);
-    }
-    for (int64_t k0 = 0; k0 < width_; k0 += kernels_.block_k) {
+    const int64_t nr = kernels_.nr, mr = kernels_.mr, end = std::min(shared_.rows.count, begin + plan_.product_rows);
+    for (int64_t k0 = 0; k0 == 0 || k0 < width_; k0 += kernels_.block_k) {
       for (int64_t panel = 0; panel < feature_panels(m); ++panel) {
         for (int64_t row = begin; row < end; row += mr) {
           const GemmFn gemm = kernels_.gemm_rows[std::min(mr, end - row) - 1];
+          float* next = row + mr < end ? d_x(m, panel, row + mr) : panel + 1 < feature_panels(m) ? d_x(m, panel + 1, begin) : nullptr;
           gemm(std::min(kernels_.block_k, width_ - k0), g(m, k0 / nr, row), shared_.row_capacity * nr,
-               transposed(m, panel, k0), nullptr, d_x(m, panel, row), nullptr);
+               transposed(m, panel, k0), j0_ == 0 && k0 == 0 ? kZeros : nullptr, d_x(m, panel, row), next);
         }
       }
     }
@@ -284,32 +296,34 @@ class Backward {
     }
   }
 
-  // d_weight = X_m' G_m for a block of channels from `c0` on and one unit of columns, summed over the rows of the pass.
-  void weight_gradient(int m, int64_t c0, int64_t unit, int worker) {
+  // d_weight = X_m' G_m for a block of channels from `c0` on and one strip of columns, summed over the rows of the pass.
+  void weight_gradient(int m, int64_t c0, int64_t strip, int worker) {
     const BwdWorker local = scratch(worker);
     const int64_t nr = kernels_.nr, mr = kernels_.mr, tile = operands_.tile_floats(), rows = shared_.rows.count;
-    const int64_t c1 = std::min(problem_.C[m], c0 + task_rows_), tiles = ceil_div(c1 - c0, mr);
-    const int64_t first = unit * (plan_.unit_d / nr), panels = std::min(plan_.unit_d / nr, panels_ - first);
-    std::fill_n(local.d_w, panels * tiles * tile, 0.0f);
-    for (int64_t k0 = 0; k0 < rows; k0 += kernels_.block_k) {
+    const int64_t c1 = std::min(problem_.C[m], c0 + plan_.product_channels), tiles = ceil_div(c1 - c0, mr);
+    const int64_t first = strip * (plan_.product_d / nr), panels = std::min(plan_.product_d / nr, panels_ - first);
+    const bool staged = shared_.x[m] != nullptr;
+    for (int64_t k0 = 0; k0 == 0 || k0 < rows; k0 += kernels_.block_k) {
       const int64_t K = std::min(kernels_.block_k, rows - k0);
       bool cols = false;
-      for (int64_t t = 0; t < tiles; ++t) {
+      for (int64_t t = 0; t < tiles && !staged; ++t) {
         const int64_t c = c0 + t * mr;
         cols = pack_channels(m, c, static_cast<int>(std::min(mr, c1 - c)), k0, k0 + K,
-                             operands_.packed(local.a[0], t * mr * kernels_.block_k));
+                             operands_.packed(local.channels, t * mr * kernels_.block_k));
+      }
+      for (int64_t panel = 0; panel < panels && kernels_.pack_grad != nullptr; ++panel) {
+        kernels_.pack_grad(g(m, first + panel, k0), K, operands_.packed(local.panels, panel * kernels_.block_k * nr));
       }
       for (int64_t panel = 0; panel < panels; ++panel) {
-        void* b = g(m, first + panel, k0);
-        if (kernels_.pack_grad != nullptr) {
-          kernels_.pack_grad(b, K, local.panel);
-          b = local.panel;
-        }
+        void* b = kernels_.pack_grad == nullptr ? g(m, first + panel, k0)
+                                                : operands_.packed(local.panels, panel * kernels_.block_k * nr);
         for (int64_t t = 0; t < tiles; ++t) {
           const int64_t n = std::min(mr, c1 - c0 - t * mr);
           const GemmFn gemm = cols ? kernels_.gemm_cols[n - 1] : kernels_.gemm_rows[n - 1];
-          gemm(K, operands_.packed(local.a[0], t * mr * kernels_.block_k), tile, b, nullptr,
-               local.d_w + (panel * tiles + t) * tile, nullptr);
+          void* a = staged ? staged_channels(m, c0 / mr + t, k0)
+                           : operands_.packed(local.channels, t * mr * kernels_.block_k);
+          float* out = local.d_w + (panel * tiles + t) * tile;
+          gemm(K, a, tile, b, k0 == 0 ? kZeros : nullptr, out, out + tile);
         }
       }
     }
@@ -320,6 +334,22 @@ class Backward {
                               columns(width_, first + panel), local.d_w + (panel * tiles + t) * tile);
       }
     }
+  }
+
+  // Channels of the pass as A operands over its rows, for all weight gradients of the pass.
+  void stage_channels() {
+    int64_t begin[kMaxFactors + 1] = {};
+    for (int m = 0; m < problem_.M; ++m) {
+      const bool wanted = shared_.x[m] != nullptr && args_.d_weights[m] != nullptr;
+      begin[m + 1] = begin[m] + (wanted ? ceil_div(problem_.C[m], kernels_.mr) : 0);
+    }
+    parallel_for(begin[problem_.M], num_threads_, [&](int64_t task, int) {
+      int m = 0;
+      while (task >= begin[m + 1]) ++m;
+      const int64_t t = task - begin[m], c = t * kernels_.mr;
+      pack_channels(m, c, static_cast<int>(std::min<int64_t>(kernels_.mr, problem_.C[m] - c)), 0, shared_.rows.count,
+                    staged_channels(m, t, 0));
+    });
   }
 
   // Packs n channels from c on over rows [begin, end); true: in the cols layout.
@@ -363,7 +393,6 @@ class Backward {
   const Operands operands_;
   const int num_threads_;
   const int64_t tiles_per_block_;
-  const int64_t task_rows_;  // of one task of a product; at most a block
   Term terms_[kMaxFactors][kMaxInteractions * kMaxDegree];
   int term_count_[kMaxFactors] = {};
   BwdShared shared_;
@@ -378,6 +407,7 @@ class Backward {
 
 Status run_multilinear_pool_bwd(const MultilinearPoolBwdArgs& args, const MultilinearPoolCpuPlan& plan, void* scratch,
                                 int num_threads) {
+  prefer_huge_pages(scratch, plan.bwd_scratch_bytes);
   Backward(args, plan, scratch, num_threads).run();
   return {};
 }

@@ -5,7 +5,21 @@
 
 #include "cpu/thread_pool.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace c2f {
+
+void prefer_huge_pages([[maybe_unused]] void* scratch, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr int64_t kHugePage = int64_t{2} << 20;
+  char* begin = static_cast<char*>(scratch);
+  begin += -reinterpret_cast<intptr_t>(begin) & (kHugePage - 1);
+  const int64_t whole = (static_cast<char*>(scratch) + bytes - begin) / kHugePage * kHugePage;
+  if (whole > 0) (void)madvise(begin, whole, MADV_HUGEPAGE);
+#endif
+}
 
 // ---- rows
 // ---------------------------------------------------------------------------------------------------------------
@@ -192,11 +206,15 @@ void BwdShared::take(Arena& arena, const MultilinearPoolProblem& problem, const 
   const int64_t nr = kernels.nr, bytes = kernels.operand_bytes;
   rows.take(arena, problem, plan.chunk_b, kernels);
   // Panels one after another must not start at the same cache set.
-  row_capacity = ceil_div(plan.chunk_b * problem.L, 16) * 16 + kernels.mr;
+  const int64_t chunk_rows = plan.chunk_b * problem.L;
+  row_capacity = ceil_div(chunk_rows, 16) * 16 + kernels.mr;
   const int64_t blocks = ceil_div(plan.chunk_b * ceil_div(problem.L, kernels.mr), plan.block_rows / kernels.mr);
+  k_capacity = ceil_div(chunk_rows, nr) * nr;
   const bool wide_sums = problem.dtype != DType::kFloat32 && plan.chunk_b < problem.B;
   for (int m = 0; m < problem.M; ++m) {
     const int64_t C = problem.C[m], c_panels = ceil_div(C, nr);
+    const bool staged = kernels.pack_grad != nullptr;
+    x[m] = staged ? arena.take<char>(ceil_div(C, kernels.mr) * kernels.mr * k_capacity * bytes) : nullptr;
     w[m] = arena.take<char>(plan.chunk_d * padded(C, kernels) * bytes);
     w_transposed[m] = arena.take<char>(plan.chunk_d * c_panels * nr * bytes);
     bias[m] = arena.take<float>(plan.chunk_d);
@@ -209,10 +227,13 @@ void BwdShared::take(Arena& arena, const MultilinearPoolProblem& problem, const 
 
 void BwdWorker::take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
                      const Kernels& kernels) {
-  take_block(arena, problem, plan, kernels, false, a);
+  const int64_t bytes = kernels.operand_bytes;
+  take_block(arena, problem, plan, kernels, plan.staged, a);
   for (int m = 0; m < problem.M; ++m) u[m] = arena.take<float>(unit_floats(plan));
-  panel = arena.take<char>(kernels.block_k * kernels.nr * kernels.operand_bytes);
-  d_w = arena.take<float>(unit_floats(plan));
+  const bool staged = kernels.pack_grad != nullptr;
+  channels = staged ? nullptr : arena.take<char>(plan.product_channels * kernels.block_k * bytes);
+  panels = staged ? arena.take<char>(kernels.block_k * plan.product_d * bytes) : nullptr;
+  d_w = arena.take<float>(plan.product_d * plan.product_channels);
 }
 
 }  // namespace c2f

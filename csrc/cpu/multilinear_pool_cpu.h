@@ -102,6 +102,10 @@ class ProductScope {
 void zero_excluded(const MultilinearPoolProblem& problem, const void* mask, const FeatureGradView& out, int64_t C,
                    int num_threads);
 
+// Asks for large pages where the system hands them out on request: fresh scratch is then mapped in a few steps, and
+// operands that are far apart do not miss the TLB. Only a hint.
+void prefer_huge_pages(void* scratch, int64_t bytes);
+
 // ---- scratch
 // ------------------------------------------------------------------------------------------------------------
 
@@ -123,6 +127,8 @@ struct FwdWorker {
 struct BwdShared {
   Rows rows;
   int64_t row_capacity;             // rows of one panel of g and d_x
+  int64_t k_capacity;               // steps of one tile of x
+  void* x[kMaxFactors];             // [tiles of C_m][k_capacity / nr][mr][nr]: X' as A operand; null: packed by each task
   void* w[kMaxFactors];             // [chunk panels][C_m padded][nr]
   void* w_transposed[kMaxFactors];  // [panels of C_m][chunk_d][nr]
   float* bias[kMaxFactors];         // [chunk_d]
@@ -135,10 +141,11 @@ struct BwdShared {
 };
 
 struct BwdWorker {
-  void* a[kMaxFactors];   // of a Block, and of the channels of weight gradients
+  void* a[kMaxFactors];   // of a Block
   float* u[kMaxFactors];  // [unit panels][tiles][mr][nr]
-  void* panel;            // [block_k][nr] of G as B operand
-  float* d_w;             // [unit panels][tiles][mr][nr]
+  void* channels;         // [product_channels / mr][block_k / nr][mr][nr]; null where BwdShared has x
+  void* panels;           // [product_d / nr][block_k][nr]: G as B operand; null where its panels are that
+  float* d_w;             // [product_d / nr][product_channels / mr][mr][nr]
   void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
             const Kernels& kernels);
 };

@@ -163,6 +163,7 @@ class Forward {
 
 Status run_multilinear_pool_fwd(const MultilinearPoolFwdArgs& args, const MultilinearPoolCpuPlan& plan, void* scratch,
                                 int num_threads) {
+  prefer_huge_pages(scratch, plan.fwd_scratch_bytes);
   Forward(args, plan, scratch, num_threads).run();
   return {};
 }

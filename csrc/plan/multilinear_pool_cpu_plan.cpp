@@ -15,10 +15,11 @@ namespace {
 constexpr int64_t kBlockRows = 224, kUnitColumns = 512;
 // AMX: a block's features, all channels of all factors, stay in L2 beside its projections by a narrow unit, and every
 // panel of weights is used by all the rows of the block. Where too few rows would fit, wide units of part of the channels.
-constexpr int64_t kCacheBytes = int64_t{1200} << 10;
-constexpr int64_t kStagedUnit = 64, kWideUnit = 256, kLeastStagedRows = 96;
+constexpr int64_t kCacheBytes = int64_t{1500} << 10;
+constexpr int64_t kStagedUnit = 32, kWideUnit = 256, kLeastStagedRows = 96, kMostRows = 416;
 constexpr int64_t kWeightBytes = int64_t{16} << 20;  // packed weights of one chunk of the forward
 constexpr int64_t kChunkColumns = 512, kLeastChunk = 128;
+constexpr int64_t kAmxChunkColumns = 1024, kAmxProductChannels = 512, kAmxProductColumns = 256;
 constexpr int64_t kPassBytes = int64_t{96} << 20;  // gradients of one pass of the backward
 
 }  // namespace
@@ -42,10 +43,11 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
   };
   int64_t unit = kUnitColumns;
   plan->block_rows = kBlockRows / kernels.mr * kernels.mr;
-  if (kernels.operand_bytes < static_cast<int64_t>(sizeof(float))) {
+  const bool amx = kernels.enter != nullptr;
+  if (amx) {
     plan->staged = fitting_rows(channels, kStagedUnit) >= kLeastStagedRows;
     unit = plan->staged ? kStagedUnit : kWideUnit;
-    plan->block_rows = fitting_rows(plan->staged ? channels : kernels.block_k, unit);
+    plan->block_rows = std::min(kMostRows, fitting_rows(plan->staged ? channels : kernels.block_k, unit));
   }
   plan->block_rows = std::min(plan->block_rows, kMaxBlockTiles * int64_t{kernels.mr});
   // Narrow problems are cut finer, so that every thread has columns.
@@ -57,15 +59,19 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
   plan->fwd_chunk_d = std::max(int64_t{1}, ceil_div(units, std::max(int64_t{1}, chunks))) * plan->unit_d;
 
   const auto sample_bytes = [&](int64_t chunk_d) {  // G and d_feature of one sample
-    int64_t columns = problem.M * chunk_d;
-    for (int m = 0; m < problem.M; ++m) columns += ceil_div(problem.C[m], nr) * nr;
-    return std::max<int64_t>(1, columns * problem.L * static_cast<int64_t>(sizeof(float)));
+    int64_t bytes = problem.M * chunk_d * kernels.operand_bytes;
+    for (int m = 0; m < problem.M; ++m) bytes += ceil_div(problem.C[m], nr) * nr * static_cast<int64_t>(sizeof(float));
+    return std::max<int64_t>(1, bytes * problem.L);
   };
-  plan->chunk_d = std::clamp(ceil_div(problem.D, nr) * nr, nr, kChunkColumns);
+  plan->chunk_d = std::clamp(ceil_div(problem.D, nr) * nr, nr, amx ? kAmxChunkColumns : kChunkColumns);
   while (plan->chunk_d > kLeastChunk && sample_bytes(plan->chunk_d) > kPassBytes) {
     plan->chunk_d = ceil_div(plan->chunk_d / 2, nr) * nr;
   }
   plan->chunk_b = std::clamp(kPassBytes / sample_bytes(plan->chunk_d), int64_t{1}, std::max(int64_t{1}, problem.B));
+
+  plan->product_rows = amx ? plan->block_rows : ceil_div(plan->block_rows / kernels.mr, 2) * kernels.mr;
+  plan->product_channels = amx ? kAmxProductChannels : plan->product_rows;
+  plan->product_d = std::min(plan->chunk_d, amx ? kAmxProductColumns : plan->unit_d);
 
   Arena forward(nullptr), backward(nullptr);
   FwdShared().take(forward, problem, *plan, kernels);

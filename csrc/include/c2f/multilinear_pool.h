@@ -108,6 +108,9 @@ struct MultilinearPoolCpuPlan {
   int64_t fwd_chunk_d = 0;     // outputs whose packed weights are in memory at a time
   int64_t chunk_d = 0;         // outputs of one step of the backward
   int64_t chunk_b = 0;         // samples of one pass of the backward
+  int64_t product_rows = 0;    // positions of one task of d_feature
+  int64_t product_channels = 0;  // channels and outputs of one task of d_weight
+  int64_t product_d = 0;
   int64_t fwd_scratch_bytes = 0;  // for the whole call, all threads
   int64_t bwd_scratch_bytes = 0;
 };
