@@ -233,6 +233,7 @@ constexpr Kernels make_kernels() {
   kernels.store_grad = store_grad;
   kernels.pack_grad = pack_grad;
   kernels.load_rows[kType] = load_rows<BFloat16>;
+  kernels.store_rows[static_cast<int>(DType::kFloat32)] = store_rows<float>;  // of sums between passes
   kernels.store_rows[kType] = store_rows<BFloat16>;
   kernels.hadamard_sum[1] = hadamard_sum<1>;
   kernels.hadamard_sum[2] = hadamard_sum<2>;

@@ -39,6 +39,16 @@ SHAPES = (
     (1, 1, (2, 3, 4, 5), 7, ((0, 1, 2, 3), (3, 3))),
     (2, 196, (512, 512, 512), 256, MLP),
 )
+# Rows, channels and columns around the sixteens, thirty-twos and blocks of 512 in which matrix registers count
+EDGES = tuple(
+    (2, length, (channels, 32, 5), width, MLP)
+    for length, channels, width in (
+        *((rows, 33, 33) for rows in (1, 15, 16, 17, 31, 32, 33, 48, 49, 65)),
+        *((17, channels, 31) for channels in (1, 31, 32, 511, 512, 513)),
+        *((33, 64, width) for width in (1, 15, 16, 17, 32, 64, 65, 1025)),
+        (450, 20, 40),
+    )
+)
 EMPTY = (
     (0, 9, (5, 7, 3), 10, MLP),
     (2, 0, (5, 7, 3), 10, MLP),
@@ -131,16 +141,52 @@ def test_accuracy_of_options(dtype, save, activation, mask):
         check(make_case(shape, dtype, layout, mask), dtype, activation, save)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("layout", ["NCHW", "NLC"])
+@pytest.mark.parametrize("shape", EDGES, ids=str)
+def test_edges(shape, layout):
+    check(make_case(shape, torch.bfloat16, layout), torch.bfloat16)
+    check(make_case(shape, torch.float32, layout, mask="bool"), torch.float32, save=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scratch_may_hold_anything(dtype, monkeypatch):
+    """Operands are padded inside scratch, which comes as the allocator left it."""
+
+    def poisoned(size):
+        buffer, aligned = clean(size)
+        return buffer.fill_(255), aligned  # NaN in every type
+
+    cases = [make_case(shape, dtype, mask=mask) for shape in (*SHAPES[:6], *EDGES) for mask in (None, "bool")]
+    want = [run_both(case) for case in cases]
+    clean = kernel._scratch
+    monkeypatch.setattr(kernel, "_scratch", poisoned)
+    assert all(map(equal, map(run_both, cases), want))
+
+
+PRINT_ISA = """
+import torch
+from c2f_ops._encoding import encode
+from c2f_ops._native import module
+from c2f_ops._ops.problem import Problem
+operands = [torch.empty(1, 1, 1, dtype=torch.bfloat16)], [torch.empty(1, 1, dtype=torch.bfloat16)]
+print(module().multilinear_pool_cpu_plan(encode(Problem.of(*operands, None, ((0,),), "none")), 1)["isa"])
+"""
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "amx"])
 def test_instruction_sets(isa):
+    """The tests of this file that compute, again with every instruction set of this machine."""
+
     def run(*arguments):
-        environment = {**os.environ, "C2F_CPU_ISA": isa}
+        environment = {**os.environ, "C2F_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
         return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
 
-    probe = run("-c", "import c2f_ops._C")
+    probe = run("-c", PRINT_ISA)
     if probe.returncode:
         pytest.skip(probe.stderr.strip().splitlines()[-1])
-    tests = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", "test_accuracy_of_options")
+    assert probe.stdout.strip() == isa
+    chosen = "not instruction_sets and not signed_sqrt and not fork and not plan"
+    tests = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", chosen)
     assert tests.returncode == 0, tests.stdout[-2000:] + tests.stderr[-2000:]
 
 
@@ -239,23 +285,25 @@ def run_both(case):
     return forward(case, save=True), backward(case)[0]
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [SHAPES[2], SHAPES[5], (5, 30, (64, 64), 2000, ((0, 1),))], ids=str)
-def test_bits_do_not_depend_on_threads(shape):
-    case = make_case(shape)
+def test_bits_do_not_depend_on_threads(shape, dtype):
+    case = make_case(shape, dtype)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         want = run_both(case)
         for threads in (2, 3, 7, 16):
             torch.set_num_threads(threads)
-            for _ in range(5):
+            for _ in range(3):
                 assert equal(run_both(case), want)
     finally:
         torch.set_num_threads(before)
 
 
-def test_concurrent_callers():
-    cases = [make_case(SHAPES[2], seed=seed) for seed in range(4)]
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_concurrent_callers(dtype):
+    cases = [make_case(SHAPES[2], dtype, seed=seed) for seed in range(4)]
     want = [run_both(case) for case in cases]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(10):
@@ -264,9 +312,10 @@ def test_concurrent_callers():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_after_fork():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_after_fork(dtype):
     """A forked child computes the same, and with workers of its own (counted where the system shows them)."""
-    case = make_case(SHAPES[2])
+    case = make_case(SHAPES[2], dtype)
     before, threads = torch.get_num_threads(), "/proc/self/task"
     try:
         torch.set_num_threads(2)
@@ -281,10 +330,11 @@ def test_after_fork():
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", ["NCHW", "NLC"])
 @pytest.mark.parametrize("shape", [SHAPES[2], SHAPES[3]], ids=str)
-def test_nan_stays_in_its_sample(shape, layout):
-    case = make_case(shape, layout=layout)
+def test_nan_stays_in_its_sample(shape, layout, dtype):
+    case = make_case(shape, dtype, layout)
     p, _ = forward(case)
     (d_features, *_), _, _ = backward(case)
     case[0][0][1, 0, 0] = float("nan")
@@ -297,9 +347,10 @@ def test_nan_stays_in_its_sample(shape, layout):
     assert all(torch.equal(a[others], b[others]) for a, b in zip(d_nan, d_features, strict=True))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", ["NCHW", "NLC"])
-def test_nan_at_excluded_positions(layout):
-    case = make_case(SHAPES[2], layout=layout, mask="bool")
+def test_nan_at_excluded_positions(layout, dtype):
+    case = make_case(SHAPES[2], dtype, layout, mask="bool")
     want = run_both(case)
     for x in case[0]:
         x.masked_fill_(~case[3].unsqueeze(-1), float("nan"))
@@ -307,8 +358,9 @@ def test_nan_at_excluded_positions(layout):
     assert all((d[~case[3]] == 0).all() for d in want[1][0])
 
 
-def test_excluded_positions_do_not_exist():
-    features, weights, biases, _, interactions = make_case(SHAPES[2])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_excluded_positions_do_not_exist(dtype):
+    features, weights, biases, _, interactions = make_case(SHAPES[2], dtype)
     mask = torch.zeros(3, 49, dtype=torch.bool)
     mask[:, 5:35:2] = True
     p, _ = forward((features, weights, biases, mask, interactions))
@@ -316,12 +368,24 @@ def test_excluded_positions_do_not_exist():
     assert torch.equal(p, compact)
 
 
-def test_batch_does_not_change_a_sample():
-    for shape in (SHAPES[2], SHAPES[3]):
-        features, *rest = make_case(shape)
-        p, _ = forward((features, *rest))
-        alone, _ = forward(([x[1:2] for x in features], *rest))
-        assert torch.equal(p[1:2], alone)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mask", [None, "bool"])
+@pytest.mark.parametrize("shape", [*SHAPES[2:4], SHAPES[5], (3, 450, (20, 20), 40, ((0, 1),))], ids=str)
+def test_batch_does_not_change_a_sample(shape, mask, dtype):
+    features, weights, biases, keep, interactions = make_case(shape, dtype, mask=mask)
+    d_p = torch.randn(shape[0], len(interactions), shape[3], generator=torch.Generator().manual_seed(1))
+    needs = [*[True] * len(features), *[False] * (2 * len(features) + 1)]
+
+    def both(part):
+        x, w = [x[part] for x in features], None if keep is None else keep[part]
+        p, _ = forward((x, weights, biases, w, interactions))
+        d_x, *_ = kernel.multilinear_pool_bwd(d_p[part], x, weights, biases, w, (), interactions, "none", needs)
+        return p, d_x
+
+    p, d_x = both(slice(None))
+    alone, d_alone = both(slice(1, 2))
+    assert torch.equal(p[1:2], alone)
+    assert all(torch.equal(a[1:2], b) for a, b in zip(d_x, d_alone, strict=True))
 
 
 def test_float16_products_beyond_its_range():
