@@ -1,7 +1,8 @@
 """multilinear_pool on the CPU: the kernels of csrc/cpu, whatever the instruction set.
 
 The forward is fused: a projection lives in cache, and only p is written (and the projections where they are saved).
-The backward goes in steps of a few hundred columns. float32, bfloat16 and float16 operands are computed in float32.
+The backward goes in steps of a few hundred columns. Operands of any type are summed in float32. Where the processor has
+AMX, bfloat16 operands are multiplied as they are, elsewhere they are widened, as float16 always is.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ def unsupported(problem: Problem, algo: str) -> str | None:
 def unvalidated(problem: Problem) -> str | None:
     """CPU kernels are covered by the tests of every machine: None."""
     return None
+
+
+def has_amx() -> bool:
+    """Whether bfloat16 is multiplied on AMX here."""
+    return _native.module().cpu_isa() == "amx"
 
 
 def algorithm(problem: Problem, algo: str) -> str:

@@ -22,7 +22,7 @@ namespace c2f {
 inline constexpr int kMaxTileRows = 32;                         // bound of mr
 inline constexpr int kMaxTileCols = 64;                         // bound of nr
 inline constexpr int kStorageTypes = 3;                         // float32, bfloat16, float16: the values of DType
-inline constexpr int64_t kAheadBytes = 5 * 64;
+inline constexpr int64_t kAheadBytes = 4 * 64;
 inline constexpr int kActivationRelu = 1, kActivationTanh = 2;  // of Activation
 
 // c[rows][nr] = init[nr] + A B where init is set, c += A B where it is null. K may be 0. `a_block`: elements from one

@@ -137,7 +137,7 @@ void project(const Operands& args, int m, const Rows& rows, Block* block, void* 
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t t = block->t0 + i, n = rows.tile_begin[t + 1] - rows.tile_begin[t];
         const GemmFn gemm = K > 0 && block->cols[m][i] ? kernels.gemm_cols[n - 1] : kernels.gemm_rows[n - 1];
-        const bool fetch = ahead != nullptr && (i + 1) * ahead_bytes <= panel_bytes;
+        const bool fetch = ahead != nullptr && i * ahead_bytes < panel_bytes;
         gemm(K, args.packed(block->a[m], i * stride + (block->staged ? k0 * kernels.mr : 0)), tile,
              args.packed(w, panel * panel_stride + k0 * nr), k0 == 0 ? bias + panel * nr : nullptr,
              u + (panel * tiles + i) * tile, fetch ? ahead + i * ahead_bytes : nullptr);

@@ -127,6 +127,15 @@ def test_saving_follows_cost_and_budget():
     assert choice.choose_recompute(_problem(), True) and not choice.choose_recompute(_problem(batch=64), False)
 
 
+@pytest.mark.parametrize("amx", [True, False])
+def test_saving_costs_more_than_amx(amx, monkeypatch):
+    monkeypatch.setattr(choice, "_has_amx", lambda: amx)
+    for channels, rebuild in ((512, amx), (2048, False)):
+        problem = _problem(dtype=torch.bfloat16, channels=(channels,) * 3)
+        assert choice.choose_recompute(problem, "auto") == rebuild
+    assert not choice.choose_recompute(_problem(), "auto")
+
+
 def test_explain_says_what_runs_and_why():
     features, weights = [torch.randn(2, c, 3, 4) for c in (5, 6, 7)], [torch.randn(c, 8) for c in (5, 6, 7)]
     here = c2f_ops.explain(features, weights)

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 import c2f_ops
 from c2f_ops._ops.multilinear_pool import encode
@@ -78,6 +79,19 @@ def test_compile_with_inductor(backend, device):
     assert relative_error(out, run(*inputs.features)) < 1e-6
     out.sum().backward()
     assert all(p.grad is not None for p in pool.parameters())
+
+
+def test_compile_in_bfloat16(backend, device):
+    """One graph also where saving depends on what the processor multiplies with."""
+    torch._dynamo.reset()
+    pool = MultiLinearPool((5, 6, 7), 8, backend=backend).to(device, torch.bfloat16)
+    features = [x.detach().bfloat16() for x in make_pool_inputs(3, 3, 4, (5, 6, 7), 8, device=device).features]
+    compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    out, expected = compiled(features), pool(features)
+    assert torch.equal(out, expected)
+    parameters = list(pool.parameters())
+    grads, peers = (torch.autograd.grad(z.float().sum(), parameters) for z in (out, expected))
+    assert all(map(torch.equal, grads, peers))
 
 
 class _Tokens(torch.nn.Module):

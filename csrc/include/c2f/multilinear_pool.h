@@ -14,7 +14,7 @@
 // Contract of every kernel behind this header
 // - Features, weights, saved projections and their gradients share one storage type (problem.dtype); biases, float position
 //   weights, p, d_p and d_bias are float32. Products, sums and GEMM accumulation are float32; gradients are rounded once, last.
-//   A projection may be rounded to a 16-bit storage type before the products, never when the storage type is float32.
+//   A projection or G_m may be rounded to a 16-bit storage type before the products, never when the storage type is float32.
 // - A position that a boolean mask excludes is skipped by selection, never multiplied by zero: NaN there reaches neither p nor
 //   a gradient, and its d_feature is 0. NaN in sample b reaches only sample b; other samples are bit-unchanged.
 // - Sums have one fixed order: equal inputs give bit-equal outputs, on the CPU for any number of threads. No float atomics.
