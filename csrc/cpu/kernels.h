@@ -56,8 +56,9 @@ using StoreRowsFn = void (*)(const float* tile, int rows, int n, void* const* ro
 // out[nr] += sum_i w[i] * prod_k u[factor[k]][i][nr]: the sum of the tile is formed first. w null: 1.
 using HadamardSumFn = void (*)(const float* const* u, const int32_t* factor, int rows, const float* w, float* out);
 
-// g[i][nr] += d_p[nr] * prod_k u[factor[k]][i][nr]; degree 0: the empty product.
-using HadamardGradFn = void (*)(const float* const* u, const int32_t* factor, int rows, const float* d_p, float* g);
+// g[i][nr] = d_p[nr] * prod_k u[factor[k]][i][nr], or += where `add`; degree 0: the empty product.
+using HadamardGradFn = void (*)(const float* const* u, const int32_t* factor, int rows, const float* d_p, bool add,
+                                float* g);
 
 // g[i] *= w[i] * act'(u[i]), sum[nr] += sum_i g[i]. w null: 1. `activation`: 0, kActivationRelu or kActivationTanh.
 using FinishGradFn = void (*)(const float* u, int rows, const float* w, int activation, float* g, float* sum);

@@ -207,7 +207,7 @@ class Backward {
     const int64_t nr = kernels_.nr, begin = rows.tile_begin[t], end = rows.tile_begin[t + 1];
     const int width = columns(width_, panel);
     alignas(64) float out[kMaxTileRows * kMaxTileCols];
-    std::fill_n(out, (end - begin) * nr, 0.0f);
+    if (term_count_[m] == 0) std::fill_n(out, (end - begin) * nr, 0.0f);
     for (int64_t row = begin, next; row < end; row = next) {
       next = rows.sample_end(row, end);
       const float* part[kMaxFactors];
@@ -218,7 +218,7 @@ class Backward {
         std::copy_n(
             args_.d_p + (rows.sample(row) * problem_.interactions.count + term.q) * problem_.D + j0_ + panel * nr,
             width, d_p);
-        kernels_.hadamard_grad[term.others](part, term.factor, static_cast<int>(next - row), d_p,
+        kernels_.hadamard_grad[term.others](part, term.factor, static_cast<int>(next - row), d_p, i > 0,
                                             out + (row - begin) * nr);
       }
     }

@@ -52,6 +52,7 @@ void Rows::fill(const MultilinearPoolProblem& problem, const void* mask, int64_t
 
 int64_t Rows::sample_end(int64_t row, int64_t end) const {
   const int64_t limit = (sample(row) + 1) * L;
+  if (position[end - 1] < limit) return end;
   while (++row < end && position[row] < limit) {
   }
   return row;

@@ -59,13 +59,14 @@ void hadamard_sum(const float* const* u, const int32_t* factor, int rows, const 
 }
 
 template <int kDegree>
-void hadamard_grad(const float* const* u, const int32_t* factor, int rows, const float* d_p, float* g) {
+void hadamard_grad(const float* const* u, const int32_t* factor, int rows, const float* d_p, bool add, float* g) {
   const Vec scale[2] = {load(d_p), load(d_p + kLanes)};
   for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
       const int64_t offset = i * kNr + j * kLanes;
-      store(load(g + offset) + product<kDegree>(u, factor, offset, scale[j]), g + offset);
+      const Vec x = product<kDegree>(u, factor, offset, scale[j]);
+      store(add ? load(g + offset) + x : x, g + offset);
     }
   }
 }
