@@ -27,8 +27,7 @@ const PairTiles& pair_tiles() {
   return kPairTilesPortable;
 }
 
-// ---- operands
-// -----------------------------------------------------------------------------------------------------------
+// ---- operands -----------------------------------------------------------------------------------
 
 Pairs::Pairs(const ClassAttentiveProblem& problem, Arena& arena, bool backward)
     : kernels(cpu_kernels()), sweeps(pair_tiles()), d(problem.d), backward_(backward) {
@@ -162,8 +161,7 @@ void Pairs::pack_panel(const ClassAttentiveFwdArgs& args, int64_t panel) {
   }
 }
 
-// ---- block
-// --------------------------------------------------------------------------------------------------------------
+// ---- block --------------------------------------------------------------------------------------
 
 PairBlock::PairBlock(const Pairs& pairs, Arena& arena, bool backward) : pairs_(pairs) {
   const int64_t mr = pairs.kernels.mr, nr = pairs.kernels.nr;

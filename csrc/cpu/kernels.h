@@ -22,12 +22,12 @@ namespace c2f {
 inline constexpr int kMaxTileRows = 32;                         // bound of mr
 inline constexpr int kMaxTileCols = 64;                         // bound of nr
 inline constexpr int kStorageTypes = 3;                         // float32, bfloat16, float16: the values of DType
-inline constexpr int64_t kAheadBytes = 4 * 64;
+inline constexpr int64_t kAheadBytes = 4 * 64;  // eight tiles fetch a whole panel
 inline constexpr int kActivationRelu = 1, kActivationTanh = 2;  // of Activation
 
 // c[rows][nr] = init[nr] + A B where init is set, c += A B where it is null. K may be 0. `a_block`: elements from one
-// block of A to the next. b and c are best aligned to 64 bytes. `ahead`: memory that a later call reads, kAheadBytes for
-// each step of nr; it may be fetched along the way. Null: nothing.
+// block of A to the next. b and c are best aligned to 64 bytes. `ahead`: where a later call reads, kAheadBytes
+// for each step of nr; it may be fetched along the way and need not be mapped. Null: nothing.
 using GemmFn = void (*)(int64_t K, const void* a, int64_t a_block, const void* b, const float* init, float* c,
                         const void* ahead);
 

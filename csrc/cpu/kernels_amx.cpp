@@ -5,10 +5,10 @@
 //   tmm6: A, rows  0..15, 32 k    tmm0                     tmm1                       C, rows  0..15
 //   tmm7: A, rows 16..31, 32 k    tmm2                     tmm3                       C, rows 16..31
 //
-// Every register tile is 16 rows of 64 bytes. A step of 32 k loads four tiles and multiplies four times (16 cycles each). B, a
-// panel of 32 columns, is read by all tiles of a block in turn and stays in L1; A streams from L2 past it. Rows come in
-// sixteens: those past the end of an A operand are computed from whatever lies there and never read, since rows do not mix.
-// K comes in 32: both operands end in zeros.
+// Every register tile is 16 rows of 64 bytes. A step of 32 k loads four tiles and multiplies four times (16 cycles
+// each). B, a panel of 32 columns, is read by all tiles of a block in turn and stays in L1; A streams from L2 past it.
+// Rows come in sixteens: those past the end of an A operand are computed from whatever lies there and never read, since
+// rows do not mix. K comes in 32: both operands end in zeros.
 //
 // The element-wise entries are those of AVX-512: C tiles are plain float32.
 #ifndef __clang__  // GCC 12 warns of its own headers: unmasked intrinsics pass an undefined register
@@ -27,8 +27,7 @@ namespace {
 constexpr int kMr = 32, kStep = 32, kPairs = kStep / 2;
 static_assert(kNr == 32, "two register tiles of 16 columns");
 
-// ---- registers
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- registers ----------------------------------------------------------------------------------
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -48,8 +47,7 @@ void enter() {
 // Idle tile registers would be saved at every context switch.
 void leave() { _tile_release(); }
 
-// ---- GEMM tile
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- GEMM tile ----------------------------------------------------------------------------------
 
 // kRowTiles: 1 for up to 16 rows, else 2.
 template <int kRowTiles>
@@ -93,8 +91,7 @@ void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, 
   }
 }
 
-// ---- packing
-// -----------------------------------------------------------------------------------------------------------------------
+// ---- packing ------------------------------------------------------------------------------------
 
 using Words = __m512i;  // 32 bfloat16, or 16 pairs of them
 
@@ -134,7 +131,8 @@ inline void transpose(Words* x) {
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const Words a = _mm512_shuffle_i32x4(y[i], y[i + 4], 0x88), b = _mm512_shuffle_i32x4(y[i], y[i + 4], 0xdd);
-    const Words c = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0x88), d = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0xdd);
+    const Words c = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0x88);
+    const Words d = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0xdd);
     x[i] = _mm512_shuffle_i32x4(a, c, 0x88);
     x[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
     x[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
@@ -212,8 +210,7 @@ void store_grad(const float* tile, int rows, void* panel) {
 
 void pack_grad(const void* panel, int64_t K, void* out) { pack_panel(panel, kNr, 1, K, kNr, out); }
 
-// ---- table
-// -------------------------------------------------------------------------------------------------------------------------
+// ---- table --------------------------------------------------------------------------------------
 
 constexpr Kernels make_kernels() {
   Kernels kernels = {};

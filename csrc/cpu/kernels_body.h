@@ -1,10 +1,9 @@
-// GEMM tile, packing and table of the instruction sets that multiply float32 vectors. The including file has included its
-// lanes_*.h, defines, in an anonymous namespace inside c2f,
+// GEMM tile, packing and table of the instruction sets that multiply float32 vectors. The including file has included
+// its lanes_*.h, defines, in an anonymous namespace inside c2f,
 //   kMr                          rows of the register tile; its columns are two vectors
 // and includes products_body.h and this file in that namespace: everything here has internal linkage.
 
-// ---- GEMM tile
-// ----------------------------------------------------------------------------------------------------------
+// ---- GEMM tile ----------------------------------------------------------------------------------
 
 // All of K is summed in kRows x 2 vector registers; per step of k two loads of B and kRows broadcasts of A.
 template <int kRows, int kRowStride, int kStepStride>
@@ -39,8 +38,7 @@ void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, 
   }
 }
 
-// ---- packing
-// ------------------------------------------------------------------------------------------------
+// ---- packing ------------------------------------------------------------------------------------
 
 template <typename T>
 void pack_rows(const void* const* row, int rows, int64_t stride_k, int64_t k0, int64_t K, void* packed) {
@@ -101,8 +99,7 @@ void pack_panel(const void* source, int64_t stride_k, int64_t stride_n, int64_t 
 
 void store_grad(const float* tile, int rows, void* out) { copy(tile, int64_t{rows} * kNr, static_cast<float*>(out)); }
 
-// ---- table
-// --------------------------------------------------------------------------------------------------------------
+// ---- table --------------------------------------------------------------------------------------
 
 template <int... kIndex>
 constexpr Kernels make_kernels(const char* isa, std::integer_sequence<int, kIndex...>) {

@@ -1,7 +1,7 @@
 // Backward of multilinear_pool on the CPU, in passes of chunk_b samples and, inside, chunk_d columns:
 //   1. pack the chunk's weights, as they are and transposed;
-//   2. G: each task projects (or loads) a block of rows by a unit of columns and forms its G_m in panels [rows][nr]
-//   of operands;
+//   2. G: each task projects (or loads) a block of rows by a unit of columns and forms its G_m in panels [rows][nr] of
+//      operands;
 //   3. d_feature and d_weight, from the panels: as A operand (rows over columns) and as B operand (columns over rows).
 // Every output tile has one owner and one order of sums: k blocks, chunks, passes. d_feature is summed in float32
 // scratch and written after the last chunk; d_weight is summed over passes in the output, or in scratch where that is
@@ -109,8 +109,7 @@ class Backward {
     return operands_.packed(shared_.x[m], (tile * shared_.k_capacity + k) * kernels_.mr);
   }
 
-  // ---- 1
-  // ----------------------------------------------------------------------------------------------------------------
+  // ---- 1 ----------------------------------------------------------------------------------------
 
   void pack_weights() {
     const int64_t nr = kernels_.nr;
@@ -134,15 +133,13 @@ class Backward {
     }
   }
 
-  // ---- 2
-  // ----------------------------------------------------------------------------------------------------------------
+  // ---- 2 ----------------------------------------------------------------------------------------
 
   void form_gradients() {
     const int64_t units = ceil_div(width_, plan_.unit_d), blocks = ceil_div(shared_.rows.tiles, tiles_per_block_);
     // Features that are staged are staged once for all units of a task.
-    const int64_t groups = plan_.staged ? std::clamp(ceil_div(8 * num_threads_, std::max<int64_t>(1, blocks)), int64_t{1},
-                                                     std::max<int64_t>(1, units))
-                                        : units;
+    const int64_t wanted = ceil_div(8 * num_threads_, std::max<int64_t>(1, blocks));
+    const int64_t groups = plan_.staged ? std::min(wanted, std::max<int64_t>(1, units)) : units;
     parallel_for(blocks * groups, num_threads_, [&](int64_t task, int worker) {
       const ProductScope scope(kernels_);
       const BwdWorker local = scratch(worker);
@@ -241,8 +238,7 @@ class Backward {
     }
   }
 
-  // ---- 3
-  // ----------------------------------------------------------------------------------------------------------------
+  // ---- 3 ----------------------------------------------------------------------------------------
 
   // d_feature and d_weight of the chunk, as one list of tasks: they do not depend on each other.
   void multiply() {
@@ -275,7 +271,7 @@ class Backward {
       for (int64_t panel = 0; panel < feature_panels(m); ++panel) {
         for (int64_t row = begin; row < end; row += mr) {
           const GemmFn gemm = kernels_.gemm_rows[std::min(mr, end - row) - 1];
-          float* next = row + mr < end ? d_x(m, panel, row + mr) : panel + 1 < feature_panels(m) ? d_x(m, panel + 1, begin) : nullptr;
+          const float* next = row + mr < end ? d_x(m, panel, row + mr) : d_x(m, panel + 1, begin);
           gemm(std::min(kernels_.block_k, width_ - k0), g(m, k0 / nr, row), shared_.row_capacity * nr,
                transposed(m, panel, k0), j0_ == 0 && k0 == 0 ? kZeros : nullptr, d_x(m, panel, row), next);
         }
@@ -296,7 +292,7 @@ class Backward {
     }
   }
 
-  // d_weight = X_m' G_m for a block of channels from `c0` on and one strip of columns, summed over the rows of the pass.
+  // d_weight = X_m' G_m for a block of channels from `c0` on and one strip of columns, over the rows of the pass.
   void weight_gradient(int m, int64_t c0, int64_t strip, int worker) {
     const BwdWorker local = scratch(worker);
     const int64_t nr = kernels_.nr, mr = kernels_.mr, tile = operands_.tile_floats(), rows = shared_.rows.count;

@@ -21,8 +21,7 @@ void prefer_huge_pages([[maybe_unused]] void* scratch, [[maybe_unused]] int64_t 
 #endif
 }
 
-// ---- rows
-// ---------------------------------------------------------------------------------------------------------------
+// ---- rows ---------------------------------------------------------------------------------------
 
 void Rows::take(Arena& arena, const MultilinearPoolProblem& problem, int64_t samples, const Kernels& kernels) {
   position = arena.take<int64_t>(samples * problem.L);
@@ -65,8 +64,7 @@ int64_t Rows::run_end(int64_t row, int64_t end) const {
   return row;
 }
 
-// ---- operands
-// -----------------------------------------------------------------------------------------------------------
+// ---- operands -----------------------------------------------------------------------------------
 
 const void* Operands::feature(int m, int64_t position, int64_t c) const {
   const FeatureView& x = features[m];
@@ -130,11 +128,15 @@ void project(const Operands& args, int m, const Rows& rows, Block* block, void* 
   do {
     const int64_t K = std::min(kernels.block_k, C - k0);
     if (!block->staged) pack_features(args, m, rows, k0, K, stride, block);
-    const int64_t ahead_bytes = ceil_div(K, nr) * kAheadBytes, panel_bytes = args.padded(K) * nr * kernels.operand_bytes;
+    const int64_t ahead_bytes = ceil_div(K, nr) * kAheadBytes;
+    const int64_t panel_bytes = args.padded(K) * nr * kernels.operand_bytes;
     for (int64_t panel = 0; panel < panels; ++panel) {
-      const char* ahead = static_cast<const char*>(panel + 1 < panels ? args.packed(w, (panel + 1) * panel_stride + k0 * nr)
-                                                   : k0 + K < C       ? args.packed(w, (k0 + K) * nr)
-                                                                      : next);
+      const char* ahead = static_cast<const char*>(next);
+      if (panel + 1 < panels) {
+        ahead = args.packed(w, (panel + 1) * panel_stride + k0 * nr);
+      } else if (k0 + K < C) {
+        ahead = args.packed(w, (k0 + K) * nr);
+      }
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t t = block->t0 + i, n = rows.tile_begin[t + 1] - rows.tile_begin[t];
         const GemmFn gemm = K > 0 && block->cols[m][i] ? kernels.gemm_cols[n - 1] : kernels.gemm_rows[n - 1];
@@ -167,8 +169,7 @@ void zero_excluded(const MultilinearPoolProblem& problem, const void* mask, cons
   });
 }
 
-// ---- scratch
-// ------------------------------------------------------------------------------------------------------------
+// ---- scratch ------------------------------------------------------------------------------------
 
 namespace {
 

@@ -106,8 +106,7 @@ void zero_excluded(const MultilinearPoolProblem& problem, const void* mask, cons
 // operands that are far apart do not miss the TLB. Only a hint.
 void prefer_huge_pages(void* scratch, int64_t bytes);
 
-// ---- scratch
-// ------------------------------------------------------------------------------------------------------------
+// ---- scratch ------------------------------------------------------------------------------------
 
 struct FwdShared {
   Rows rows;
@@ -128,7 +127,7 @@ struct BwdShared {
   Rows rows;
   int64_t row_capacity;             // rows of one panel of g and d_x
   int64_t k_capacity;               // steps of one tile of x
-  void* x[kMaxFactors];             // [tiles of C_m][k_capacity / nr][mr][nr]: X' as A operand; null: packed by each task
+  void* x[kMaxFactors];             // [tiles of C_m][k_capacity / nr][mr][nr]: X' as A operand; null: tasks pack it
   void* w[kMaxFactors];             // [chunk panels][C_m padded][nr]
   void* w_transposed[kMaxFactors];  // [panels of C_m][chunk_d][nr]
   float* bias[kMaxFactors];         // [chunk_d]

@@ -1,7 +1,7 @@
-// Forward of multilinear_pool on the CPU, in chunks of fwd_chunk_d columns whose weights are packed once for all threads.
-// A task owns (range of samples, range of units): block by block it stages the features, then projects them unit by unit
-// with every factor into scratch that stays in its L2, multiplies and sums. p is written by its owner alone, tile by
-// tile in the order of positions, so its bits do not depend on how tasks are handed out.
+// Forward of multilinear_pool on the CPU, in chunks of fwd_chunk_d columns whose weights are packed once for all
+// threads. A task owns (range of samples, range of units): block by block it stages the features, then projects them
+// unit by unit with every factor into scratch that stays in its L2, multiplies and sums. p is written by its owner
+// alone, tile by tile in the order of positions, so its bits do not depend on how tasks are handed out.
 #include <algorithm>
 
 #include "cpu/multilinear_pool_cpu.h"
@@ -61,8 +61,8 @@ class Forward {
 
   void pool_chunk() {
     const Rows& rows = shared_.rows;
-    // Eight tasks a thread even out the end. Whole samples first, as long as they fill a block: features are staged once
-    // for all the units of a task.
+    // Eight tasks a thread even out the end. Whole samples first, as long as they fill a block: features are staged
+    // once for all the units of a task.
     const int64_t units = ceil_div(width_, plan_.unit_d), wanted = num_threads_ == 1 ? 1 : 8 * num_threads_;
     const int64_t parts = std::max<int64_t>(1, std::min({problem_.B, wanted, ceil_div(rows.count, plan_.block_rows)}));
     const int64_t groups = std::min(units, ceil_div(wanted, parts));

@@ -34,8 +34,7 @@ void store_rows(const float* tile, int rows, int n, void* const* row, int64_t st
   }
 }
 
-// ---- products
-// -----------------------------------------------------------------------------------------------------------
+// ---- products -----------------------------------------------------------------------------------
 
 template <int kDegree>
 Vec product(const float* const* u, const int32_t* factor, int64_t offset, Vec x) {

@@ -14,7 +14,8 @@ namespace {
 // less often, wider units the features.
 constexpr int64_t kBlockRows = 224, kUnitColumns = 512;
 // AMX: a block's features, all channels of all factors, stay in L2 beside its projections by a narrow unit, and every
-// panel of weights is used by all the rows of the block. Where too few rows would fit, wide units of part of the channels.
+// panel of weights is used by all the rows of the block. Where too few rows would fit, wide units of part of the
+// channels.
 constexpr int64_t kCacheBytes = int64_t{1500} << 10;
 constexpr int64_t kStagedUnit = 32, kWideUnit = 256, kLeastStagedRows = 96, kMostRows = 416;
 constexpr int64_t kWeightBytes = int64_t{16} << 20;  // packed weights of one chunk of the forward
