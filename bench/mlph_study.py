@@ -157,7 +157,7 @@ def _described(config: Config, data: str, hierarchy: Hierarchy, images: Tensor, 
         "images": len(images),
         "hierarchy": hierarchy.sha256,
         "data_sha256": hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest(),
-        "config": asdict(config),
+        "config": {**asdict(config), "root": None},  # where the images lay is no part of a result
     }
 
 
