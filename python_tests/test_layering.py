@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import c2f_ops.bench
 import pytest
 
 import c2f_ops
 
 PACKAGE = Path(c2f_ops.__file__).parent
+BENCH = Path(c2f_ops.bench.__file__).parent  # beside the package in the sources, inside it once installed
 CSRC = Path(__file__).parents[1] / "csrc"
 
 # Top to bottom. A module imports from lower lines and from its own line, below `functional` only from lower lines.
@@ -42,17 +44,18 @@ ONLY = {
     "reference": set(),
 }
 CORE_DEPENDENCIES = {"torch", "numpy"}
-# Packages whose classes must derive from, or be decorated by, what an extra brings.
-EXTRAS_AT_TOP_LEVEL = {"bench": {"pytest"}, "cli": {"typer", "rich"}, "estimators": {"sklearn"}, "triton": {"triton"}}
+# Packages whose classes must derive from, or be decorated by, what an extra brings, and the studies, which are scripts.
+EXTRAS_AT_TOP_LEVEL = {"cli": {"typer", "rich"}, "estimators": {"sklearn"}, "triton": {"triton"}}
+EXTRAS_AT_TOP_LEVEL["bench"] = {"pytest", "sklearn"}
 EXTRAS = ("PIL", "accelerate", "matplotlib", "rich", "safetensors", "scipy", "sklearn", "tensorboard", "timm")
 EXTRAS += ("anndata", "faiss", "pandas", "pyarrow", "torchvision", "triton", "typer")
 
-MODULES = sorted(PACKAGE.rglob("*.py"))
+MODULES = sorted({*PACKAGE.rglob("*.py"), *BENCH.rglob("*.py")})
 
 
 def name_of(path):
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(("c2f_ops", *parts))
+    inside = path.relative_to(PACKAGE) if path.is_relative_to(PACKAGE) else "bench" / path.relative_to(BENCH)
+    return ".".join(("c2f_ops", *inside.with_suffix("").parts))
 
 
 def room_of(dotted):
