@@ -12,6 +12,7 @@ from ._ops.problem import Problem
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # DType of c2f/common.h
 MAX_FACTORS, MAX_DEGREE, MAX_INTERACTIONS = 4, 4, 16
 
+_PRECISIONS = {"highest": 0, "high": 1, "medium": 2}
 _ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2}
 _MASKS = {"none": 0, "bool": 1, "float": 2}
 _SQRT_MODES = {"none": 0, "shifted": 1, "caffe": 2, "plus_eps": 3, "smooth": 4}
@@ -19,14 +20,15 @@ _NORM_SCOPES = {"none": 0, "interaction": 1, "joint": 2}
 _L2_MODES = {"add": 0, "clamp": 1}
 
 
-def encode(problem: Problem) -> tuple[Any, ...]:
-    """Sizes and kinds of a `multilinear_pool` problem."""
+def encode(problem: Problem, precision: str = "highest") -> tuple[Any, ...]:
+    """Sizes and kinds of a `multilinear_pool` problem, and the precision of products of float32 operands."""
     return (
         problem.batch,
         problem.positions,
         problem.width,
         problem.channels,
         DTYPES[problem.dtype],
+        _PRECISIONS[precision],
         _ACTIVATIONS[problem.activation],
         _MASKS[problem.mask],
         problem.interactions,

@@ -2,7 +2,9 @@
 
 The forward is fused: a projection lives in cache, and only p is written (and the projections where they are saved).
 The backward goes in steps of a few hundred columns. Operands of any type are summed in float32. Where the processor has
-AMX, bfloat16 operands are multiplied as they are, elsewhere they are widened, as float16 always is.
+AMX, bfloat16 operands are multiplied as they are and float16 ones as sums of two bfloat16; so are float32 ones if
+`torch.set_float32_matmul_precision` says "high", and rounded to bfloat16 if it says "medium". Elsewhere all are widened
+to float32.
 """
 
 from __future__ import annotations
@@ -44,6 +46,14 @@ def has_amx() -> bool:
     return _native.module().cpu_isa() == "amx"
 
 
+def matmul_precision() -> str:
+    """What `torch.set_float32_matmul_precision` was told; "highest" where it and newer settings contradict."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return "highest"
+
+
 def algorithm(problem: Problem, algo: str) -> str:
     """The forward is always "fused"."""
     return "fused"
@@ -51,7 +61,7 @@ def algorithm(problem: Problem, algo: str) -> str:
 
 def describe(problem: Problem, algo: str) -> str:
     """The plan, printable."""
-    plan = _native.module().multilinear_pool_cpu_plan(encode(problem), num_threads())
+    plan = _native.module().multilinear_pool_cpu_plan(encode(problem, matmul_precision()), num_threads())
     return ", ".join(f"{name}={value}" for name, value in plan.items())
 
 
@@ -71,7 +81,7 @@ def multilinear_pool_fwd(
     """
     native, threads = _native.module(), num_threads()
     problem = Problem.of(features, weights, mask, interactions, activation)
-    encoded = encode(problem)
+    encoded = encode(problem, matmul_precision())
     p = features[0].new_empty((problem.batch, len(interactions), problem.width), dtype=torch.float32)
     shape = (problem.batch, problem.positions, problem.width)
     projections = [x.new_empty(shape) for x in features] if save else []
@@ -108,7 +118,7 @@ def multilinear_pool_bwd(
     mask. What is not needed is None.
     """
     native, threads, count = _native.module(), num_threads(), len(features)
-    encoded = encode(Problem.of(features, weights, mask, interactions, activation))
+    encoded = encode(Problem.of(features, weights, mask, interactions, activation), matmul_precision())
     d_p = d_p.contiguous()
     need_x, need_w, need_b = (needs[k * count : (k + 1) * count] for k in range(3))
     d_features = [torch.empty_like(x) if need else None for x, need in zip(features, need_x, strict=True)]

@@ -12,14 +12,14 @@
 
 namespace c2f {
 
-// (B, L, D, C of each factor, dtype, activation, mask kind, interactions); kinds are values of the enums.
-using ProblemTuple = std::tuple<int64_t, int64_t, int64_t, std::vector<int64_t>, int32_t, int32_t, int32_t,
+// (B, L, D, C of each factor, dtype, precision, activation, mask kind, interactions); kinds are values of the enums.
+using ProblemTuple = std::tuple<int64_t, int64_t, int64_t, std::vector<int64_t>, int32_t, int32_t, int32_t, int32_t,
                                 std::vector<std::vector<int32_t>>>;
 using FeatureTuple = std::tuple<Address, int64_t, int64_t, int64_t>;  // address, stride_b, stride_l, stride_c
 using WeightTuple = std::tuple<Address, int64_t, int64_t>;            // address, stride_c, stride_d
 
 inline MultilinearPoolProblem make_problem(const ProblemTuple& from) {
-  const auto& [B, L, D, channels, dtype, activation, mask, interactions] = from;
+  const auto& [B, L, D, channels, dtype, precision, activation, mask, interactions] = from;
   if (channels.empty() || channels.size() > kMaxFactors) {
     throw pybind11::value_error("multilinear_pool: 1 to 4 factors expected");
   }
@@ -33,6 +33,7 @@ inline MultilinearPoolProblem make_problem(const ProblemTuple& from) {
   problem.M = static_cast<int32_t>(channels.size());
   std::copy(channels.begin(), channels.end(), problem.C);
   problem.dtype = static_cast<DType>(dtype);
+  problem.precision = static_cast<MatmulPrecision>(precision);
   problem.activation = static_cast<Activation>(activation);
   problem.mask = static_cast<MaskKind>(mask);
   for (const std::vector<int32_t>& interaction : interactions) {

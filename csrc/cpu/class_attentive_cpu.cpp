@@ -15,8 +15,6 @@ int threads_for(const ClassAttentiveProblem& problem, int num_threads) {
   return problem.A * problem.N * problem.d < kOneThread ? 1 : std::clamp(num_threads, 1, kMaxThreads);
 }
 
-alignas(64) const float kPairZeros[kMaxTileCols] = {};
-
 const PairTiles& pair_tiles() {
 #if C2F_HAS_AVX512
   if (cpu_isa() >= Isa::kAvx512) return kPairTilesAvx512;
@@ -206,7 +204,7 @@ PairKeys PairBlock::keys(int64_t panel) {
     for (int64_t first = 0; first < runs(); first += mr) {
       const int64_t count = std::min(mr, runs() - first);
       kernels.gemm_rows[count - 1](steps, v_rows_ + first / mr * pairs_.tile_floats() + e * mr, mr * nr, squared_,
-                                   e == 0 ? kPairZeros : nullptr, squares_ + first * nr, nullptr);
+                                   e == 0 ? kZeros : nullptr, squares_ + first * nr, nullptr);
     }
   }
   pairs_.sweeps.inverse(squares_, pairs_.least, runs() * nr, scale_);
@@ -217,7 +215,8 @@ PairKeys PairBlock::keys(int64_t panel) {
 void PairBlock::products(int64_t tile, int64_t panel, float* out) const {
   const int64_t d = pairs_.d, nr = pairs_.kernels.nr;
   pairs_.kernels.gemm_rows[rows(tile) - 1](d, pairs_.z_rows + (tiles_.begin + tile) * pairs_.tile_floats(),
-                                           pairs_.kernels.mr * nr, pairs_.x_columns + panel * d * nr, kPairZeros, out, nullptr);
+                                           pairs_.kernels.mr * nr, pairs_.x_columns + panel * d * nr, kZeros, out,
+                                           nullptr);
 }
 
 void PairBlock::clear_sums() {

@@ -1,9 +1,9 @@
 // What the forward and the backward of class_attentive_supcon share on the CPU: packed operands, blocks of anchors and
 // the norms of keys under their classes.
 //
-// Words: anchors are those that have a class, numbered in the caller's order, keys those that are not left out; tiles are
-// mr anchors, panels nr keys or nr features. A run is the anchors of one class. A block is a few tiles of anchors: it is
-// compared with one panel of keys after the other.
+// Words: anchors are those that have a class, numbered in the caller's order, keys those that are not left out; tiles
+// are mr anchors, panels nr keys or nr features. A run is the anchors of one class. A block is a few tiles of anchors:
+// it is compared with one panel of keys after the other.
 #pragma once
 
 #include <algorithm>
@@ -108,8 +108,6 @@ class PairBlock {
   float *v_rows_, *v_columns_, *squares_, *scale_, *squared_;
   PairSums* sums_;
 };
-
-extern const float kPairZeros[kMaxTileCols];
 
 // fn(T()) for the storage type T.
 template <typename Fn>

@@ -1,7 +1,7 @@
-// Backward of class_attentive_supcon on the CPU. Anchors are cut into slabs and keys into shares, as many as sizes alone
-// say. A task forms the slopes of one slab with one share again, a block of anchors and a chunk of keys at a time, and
-// multiplies them while they are in cache: its part of Q and E, of d_x, and of the keys' norms in d_v is its own. Parts
-// are added in the order of slabs and shares.
+// Backward of class_attentive_supcon on the CPU. Anchors are cut into slabs and keys into shares, as many as sizes
+// alone say. A task forms the slopes of one slab with one share again, a block of anchors and a chunk of keys at a
+// time, and multiplies them while they are in cache: its part of Q and E, of d_x, and of the keys' norms in d_v is its
+// own. Parts are added in the order of slabs and shares.
 #include <cmath>
 #include <cstring>
 
@@ -57,9 +57,8 @@ class Backward {
 
     slabs_ = std::min(parts_of(pairs_.anchors, kMostSlabs), pairs_.tiles());
     shares_ = std::min(parts_of(pairs_.keys, kMostShares), pairs_.panels());
-    parallel_for(slabs_ * shares_, num_threads, [&](int64_t task, int worker) {
-      run_task(task / shares_, task % shares_, workers[worker]);
-    });
+    parallel_for(slabs_ * shares_, num_threads,
+                 [&](int64_t task, int worker) { run_task(task / shares_, task % shares_, workers[worker]); });
     with_storage_type(problem_.dtype, [&](auto type) {
       using T = decltype(type);
       if (args_.d_x) parallel_for(pairs_.panels(), num_threads, [&](int64_t panel, int) { finish_keys<T>(panel); });
@@ -140,10 +139,11 @@ class Backward {
     for (int64_t f = 0; f < pairs_.feature_tiles(); ++f) {
       const Span features = pairs_.features_of_tile(f);
       const int64_t at = features.begin * nr, rows = features.size();
-      kernels.gemm_cols[rows - 1](block.span().size(), pairs_.z_columns + (f * pairs_.anchors + block.span().begin) * mr,
-                                  a_block, slopes, first ? kPairZeros : nullptr, d_x + at, nullptr);
+      kernels.gemm_cols[rows - 1](block.span().size(),
+                                  pairs_.z_columns + (f * pairs_.anchors + block.span().begin) * mr, a_block, slopes,
+                                  first ? kZeros : nullptr, d_x + at, nullptr);
       kernels.gemm_cols[rows - 1](block.runs(), block.v_columns() + f * kPairBlockRows * mr, a_block,
-                                  worker.of_runs + slot * kPairBlockRows * nr, kPairZeros, worker.tile, nullptr);
+                                  worker.of_runs + slot * kPairBlockRows * nr, kZeros, worker.tile, nullptr);
       pairs_.sweeps.subtract_product(x + at, worker.tile, rows * nr, d_x + at);
     }
   }
@@ -157,7 +157,7 @@ class Backward {
       const float* x = pairs_.x_rows + (f * pairs_.panels() + panels.begin) * nr * nr;
       for (int64_t t = 0; t < block.tile_count(); ++t) {
         kernels.gemm_rows[block.rows(t) - 1](panels.size() * nr, worker.slopes + t * mr * nr, kPairBlockRows * nr, x,
-                                             first ? kPairZeros : nullptr, q_row(share, f, block.span().begin + t * mr),
+                                             first ? kZeros : nullptr, q_row(share, f, block.span().begin + t * mr),
                                              nullptr);
       }
     }
@@ -220,7 +220,8 @@ class Backward {
         d_v[e] += value * (q[e] * scale - of_anchor * value / 2);
       }
       T* d_z = static_cast<T*>(args_.d_z) + pairs_.order[i] * pairs_.d + e0;
-      for (int64_t e = 0; args_.d_z && e < n; ++e) from_float(v[e] * (q[e] * scale - of_anchor * to_float(z[e])), d_z + e);
+      for (int64_t e = 0; args_.d_z && e < n; ++e)
+        from_float(v[e] * (q[e] * scale - of_anchor * to_float(z[e])), d_z + e);
     }
     for (int64_t e = 0; args_.d_v && e < n; ++e) args_.d_v[c * pairs_.d + e0 + e] = static_cast<float>(d_v[e]);
   }

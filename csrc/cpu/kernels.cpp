@@ -14,9 +14,13 @@ const Kernels& cpu_kernels() {
   return kKernelsPortable;
 }
 
-const Kernels& cpu_kernels([[maybe_unused]] DType dtype) {
+const Kernels& cpu_kernels([[maybe_unused]] DType dtype, [[maybe_unused]] MatmulPrecision precision) {
 #if C2F_HAS_AMX
-  if (cpu_isa() >= Isa::kAmx && dtype == DType::kBFloat16) return kKernelsAmx;
+  if (cpu_isa() >= Isa::kAmx) {
+    const bool wide = dtype == DType::kFloat32;
+    if (dtype == DType::kBFloat16 || (wide && precision == MatmulPrecision::kMedium)) return kKernelsAmx;
+    if (dtype == DType::kFloat16 || (wide && precision == MatmulPrecision::kHigh)) return kKernelsAmxSplit;
+  }
 #endif
   return cpu_kernels();
 }

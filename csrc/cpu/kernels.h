@@ -7,27 +7,29 @@
 //
 // Words: a tile is `mr` x `nr` float32, stored as rows of nr. An A operand is a tile's rows over k, a B operand (a
 // panel) is k rows of nr columns. Operands are packed as the table wants them, `operand_bytes` an element, with K
-// filled up to a multiple of k_step by zeros: float32, or bfloat16 where AMX multiplies. A operands are cut into blocks
-// of nr steps of k, mr * nr elements when packed, in one of two layouts:
+// filled up to a multiple of k_step by zeros: float32, or one or two planes of bfloat16 where AMX multiplies.
+// A operands are cut into blocks of nr steps of k, mr * nr elements when packed, in one of two layouts:
 //   rows   [k / nr][mr][nr]   row stride nr, k stride 1     (the source is contiguous along k)
 //   cols   [k / nr][nr][mr]   row stride 1, k stride mr     (the source is contiguous along rows)
 // Tiles of the rows layout can also be read straight from a matrix stored as panels [columns / nr][rows][nr].
-// A float32 panel is [k][nr]; a bfloat16 panel has pairs of k side by side, [k / 2][nr][2].
+// A float32 panel is [k][nr]; a bfloat16 panel has pairs of k side by side, [k / 2][nr][2]. Planes stand row by row:
+// [mr][planes][nr] of A, [k / 2][planes][nr][2] of B.
 #pragma once
 
-#include "c2f/common.h"
+#include "c2f/dtype.h"
 
 namespace c2f {
 
 inline constexpr int kMaxTileRows = 32;                         // bound of mr
 inline constexpr int kMaxTileCols = 64;                         // bound of nr
+alignas(64) inline constexpr float kZeros[kMaxTileCols] = {};   // initial value of sums
 inline constexpr int kStorageTypes = 3;                         // float32, bfloat16, float16: the values of DType
-inline constexpr int64_t kAheadBytes = 4 * 64;  // eight tiles fetch a whole panel
+inline constexpr int64_t kAheadBytes = 4 * 64;                  // eight tiles fetch a whole panel of one plane
 inline constexpr int kActivationRelu = 1, kActivationTanh = 2;  // of Activation
 
 // c[rows][nr] = init[nr] + A B where init is set, c += A B where it is null. K may be 0. `a_block`: elements from one
 // block of A to the next. b and c are best aligned to 64 bytes. `ahead`: where a later call reads, kAheadBytes
-// for each step of nr; it may be fetched along the way and need not be mapped. Null: nothing.
+// for each nr steps of k; it may be fetched along the way and need not be mapped. Null: nothing.
 using GemmFn = void (*)(int64_t K, const void* a, int64_t a_block, const void* b, const float* init, float* c,
                         const void* ahead);
 
@@ -69,11 +71,11 @@ using ActivateFn = void (*)(int activation, int64_t n, float* x);
 struct Kernels {
   const char* isa;
   int mr, nr;
-  int row_step;         // samples are cut into tiles at multiples of it: rows come in multiples for free
-  int k_step;           // K is computed in multiples of it
-  int64_t operand_bytes;
-  int64_t block_k;      // steps of k summed in registers before the tile in memory is updated; a multiple of nr
-  void (*enter)();      // before and after the products of a task, on its thread; null: nothing to do
+  int row_step;           // rows are computed in multiples of it: samples are cut into tiles there
+  int k_step;             // K is computed in multiples of it
+  int64_t operand_bytes;  // of a packed element, all planes
+  int64_t block_k;        // steps of k summed in registers before the tile in memory is updated; a multiple of nr
+  void (*enter)();        // before and after the products of a task, on its thread; null: nothing to do
   void (*leave)();
   GemmFn gemm_rows[kMaxTileRows];  // by rows - 1
   GemmFn gemm_cols[kMaxTileRows];  // null: there is no cols layout, pack_rows takes every source
@@ -93,12 +95,13 @@ struct Kernels {
 extern const Kernels kKernelsPortable;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
-extern const Kernels kKernelsAmx;
+extern const Kernels kKernelsAmx;       // one plane
+extern const Kernels kKernelsAmxSplit;  // two
 
 // The float32 table of cpu_isa(), or the best one below it.
 const Kernels& cpu_kernels();
 
-// The table for operands of a storage type.
-const Kernels& cpu_kernels(DType dtype);
+// The table for operands of a storage type, float32 ones to a precision.
+const Kernels& cpu_kernels(DType dtype, MatmulPrecision precision);
 
 }  // namespace c2f

@@ -10,6 +10,10 @@
 // Rows come in sixteens: those past the end of an A operand are computed from whatever lies there and never read, since
 // rows do not mix. K comes in 32: both operands end in zeros.
 //
+// Operands have one plane, x rounded to bfloat16, or two: x = hi + lo, hi the rounded x and lo the rounded rest
+// (float16 exactly, float32 to 2^-18). Two planes lie side by side, row by row, and take three products, hi hi + lo hi
+// + hi lo: what is dropped is below 2^-18 of a product.
+//
 // The element-wise entries are those of AVX-512: C tiles are plain float32.
 #ifndef __clang__  // GCC 12 warns of its own headers: unmasked intrinsics pass an undefined register
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -37,12 +41,9 @@ struct alignas(64) TileConfig {
 constexpr TileConfig kTileConfig;
 
 // The tile intrinsics of GCC 12 do not say that they read memory.
-inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
+inline void compiler_barrier() { __asm__ volatile("" ::: "memory"); }
 
-void enter() {
-  _tile_loadconfig(&kTileConfig);
-  memory_barrier();
-}
+void enter() { _tile_loadconfig(&kTileConfig); }
 
 // Idle tile registers would be saved at every context switch.
 void leave() { _tile_release(); }
@@ -51,14 +52,28 @@ void leave() { _tile_release(); }
 
 // kRowTiles: 1 for up to 16 rows, else 2.
 template <int kRowTiles>
+inline __attribute__((always_inline)) void multiply(const char* a, int64_t a_row, const char* b, int64_t b_row) {
+  _tile_loadd(4, b, b_row);
+  _tile_stream_loadd(6, a, a_row);
+  _tile_dpbf16ps(0, 6, 4);
+  _tile_loadd(5, b + 64, b_row);
+  _tile_dpbf16ps(1, 6, 5);
+  if constexpr (kRowTiles == 2) {
+    _tile_stream_loadd(7, a + 16 * a_row, a_row);
+    _tile_dpbf16ps(2, 7, 4);
+    _tile_dpbf16ps(3, 7, 5);
+  }
+}
+
+template <int kPlanes, int kRowTiles>
 void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, const float* init, float* c,
                const void* ahead) {
-  constexpr int64_t kRow = kNr * sizeof(float);
+  constexpr int64_t kRow = kNr * sizeof(float), kARow = kPlanes * 64, kBRow = kPlanes * 128;
   const char *a = static_cast<const char*>(rows), *b = static_cast<const char*>(panel);
   const char* fetch = static_cast<const char*>(ahead);
   const float* from = init == nullptr ? c : init;
   const int64_t from_row = init == nullptr ? kRow : 0, next_half = init == nullptr ? 16 * kNr : 0;
-  memory_barrier();
+  compiler_barrier();
   _tile_loadd(0, from, from_row);
   _tile_loadd(1, from + 16, from_row);
   if constexpr (kRowTiles == 2) {
@@ -66,22 +81,17 @@ void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, 
     _tile_loadd(3, from + next_half + 16, from_row);
   }
   for (int64_t k = 0; k < K; k += kStep) {
-    _tile_loadd(4, b, 128);
-    _tile_stream_loadd(6, a, 64);
-    _tile_dpbf16ps(0, 6, 4);
-    _tile_loadd(5, b + 64, 128);
-    _tile_dpbf16ps(1, 6, 5);
-    if constexpr (kRowTiles == 2) {
-      _tile_stream_loadd(7, a + 1024, 64);
-      _tile_dpbf16ps(2, 7, 4);
-      _tile_dpbf16ps(3, 7, 5);
+    multiply<kRowTiles>(a, kARow, b, kBRow);
+    if constexpr (kPlanes == 2) {
+      multiply<kRowTiles>(a + 64, kARow, b, kBRow);
+      multiply<kRowTiles>(a, kARow, b + 128, kBRow);
     }
     if (fetch != nullptr) {
       for (int64_t i = 0; i < kAheadBytes; i += 64) _mm_prefetch(fetch + i, _MM_HINT_T1);
       fetch += kAheadBytes;
     }
-    a += a_block * 2;
-    b += kStep * kNr * 2;
+    a += a_block * kPlanes * 2;
+    b += kStep * kNr * kPlanes * 2;
   }
   _tile_stored(0, c, kRow);
   _tile_stored(1, c + 16, kRow);
@@ -91,21 +101,71 @@ void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, 
   }
 }
 
-// ---- packing ------------------------------------------------------------------------------------
+// ---- planes -------------------------------------------------------------------------------------
 
 using Words = __m512i;  // 32 bfloat16, or 16 pairs of them
 
-inline __mmask32 first(int64_t n) { return n >= 32 ? ~__mmask32{0} : (__mmask32{1} << n) - 1; }
+template <int kPlanes>
+struct Planes {
+  Words plane[kPlanes] = {};
+};
 
-// n of 32 elements, the rest 0.
-inline Words load_words(const BFloat16* x, int64_t stride, int64_t n) {
-  if (stride == 1) return _mm512_maskz_loadu_epi16(first(n), x);
-  alignas(64) BFloat16 words[32] = {};
-  for (int64_t i = 0; i < n; ++i) words[i] = x[i * stride];
-  return _mm512_load_si512(words);
+inline __mmask32 word_mask(int64_t n) { return n >= 32 ? ~__mmask32{0} : (__mmask32{1} << n) - 1; }
+
+inline Words rounded(__m512 low, __m512 high) { return (Words)_mm512_cvtne2ps_pbh(high, low); }
+
+// x - hi, and 0 where hi is not finite: infinities and NaN are hi's alone.
+inline __m512 rest(__m512 x, __m512 hi) {
+  constexpr int kNotFinite = 0x01 | 0x08 | 0x10 | 0x80;  // quiet NaN, +inf, -inf, signalling NaN
+  return _mm512_maskz_sub_ps(static_cast<__mmask16>(~_mm512_fpclass_ps_mask(hi, kNotFinite)), x, hi);
+}
+
+template <int kPlanes>
+Planes<kPlanes> split(__m512 low, __m512 high) {
+  Planes<kPlanes> x;
+  x.plane[0] = rounded(low, high);
+  if constexpr (kPlanes == 2) {
+    alignas(64) BFloat16 hi[32];
+    _mm512_store_si512(hi, x.plane[0]);
+    x.plane[1] = rounded(rest(low, (__m512)load(hi)), rest(high, (__m512)load(hi + kLanes)));
+  }
+  return x;
+}
+
+inline __m512i load_16bit(const void* x, __mmask32 mask) { return _mm512_maskz_loadu_epi16(mask, x); }
+
+// n of 32 neighbouring elements, the rest 0.
+template <int kPlanes>
+Planes<kPlanes> load_planes(const BFloat16* x, int64_t n) {
+  static_assert(kPlanes == 1, "bfloat16 has no rest");
+  return {{load_16bit(x, word_mask(n))}};
+}
+template <int kPlanes>
+Planes<kPlanes> load_planes(const Float16* x, int64_t n) {
+  const __m512i words = load_16bit(x, word_mask(n));
+  return split<kPlanes>(_mm512_cvtph_ps(_mm512_castsi512_si256(words)),
+                        _mm512_cvtph_ps(_mm512_extracti64x4_epi64(words, 1)));
+}
+template <int kPlanes>
+Planes<kPlanes> load_planes(const float* x, int64_t n) {
+  const __mmask32 mask = word_mask(n);
+  const __mmask16 high = static_cast<__mmask16>(mask >> 16);
+  return split<kPlanes>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), x),
+                        high ? _mm512_maskz_loadu_ps(high, x + kLanes) : __m512{});
+}
+
+// The same of elements at a stride.
+template <int kPlanes, typename T>
+Planes<kPlanes> load_planes(const T* x, int64_t stride, int64_t n) {
+  if (stride == 1) return load_planes<kPlanes>(x, n);
+  T elements[32] = {};
+  for (int64_t i = 0; i < n; ++i) elements[i] = x[i * stride];
+  return load_planes<kPlanes>(elements, 32);
 }
 
 inline void store_words(Words x, void* out) { _mm512_storeu_si512(out, x); }
+
+// ---- packing ------------------------------------------------------------------------------------
 
 // Two rows of 32 -> 32 pairs.
 inline void interleave(Words even, Words odd, BFloat16* out) {
@@ -141,97 +201,150 @@ inline void transpose(Words* x) {
 }
 
 // 32 k of up to 16 neighbouring rows, k at a stride: pairs of k are put side by side, then transposed.
-void pack_neighbours(const BFloat16* src, int rows, int64_t stride_k, int64_t K, BFloat16* out) {
-  Words pair[16];
+template <int kPlanes, typename T>
+void pack_neighbours(const T* src, int rows, int64_t stride_k, int64_t K, BFloat16* out) {
+  Words pair[kPlanes][16];
   for (int64_t k = 0; k < kPairs; ++k) {
-    const __m256i even = _mm256_maskz_loadu_epi16(2 * k < K ? first(rows) : 0, src + 2 * k * stride_k);
-    const __m256i odd = _mm256_maskz_loadu_epi16(2 * k + 1 < K ? first(rows) : 0, src + (2 * k + 1) * stride_k);
-    pair[k] = _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+    const Planes<kPlanes> even = load_planes<kPlanes>(src + 2 * k * stride_k, 2 * k < K ? rows : 0);
+    const Planes<kPlanes> odd = load_planes<kPlanes>(src + (2 * k + 1) * stride_k, 2 * k + 1 < K ? rows : 0);
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      const Words low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(even.plane[plane]));
+      const Words high = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(odd.plane[plane]));
+      pair[plane][k] = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    }
   }
-  transpose(pair);
-  for (int i = 0; i < rows; ++i) store_words(pair[i], out + i * kStep);
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    transpose(pair[plane]);
+    for (int i = 0; i < rows; ++i) store_words(pair[plane][i], out + (i * kPlanes + plane) * kStep);
+  }
 }
 
+template <typename T>
 bool neighbours(const void* const* row, int rows) {
   for (int i = 1; i < rows; ++i) {
-    if (static_cast<const BFloat16*>(row[i]) != static_cast<const BFloat16*>(row[i - 1]) + 1) return false;
+    if (static_cast<const T*>(row[i]) != static_cast<const T*>(row[i - 1]) + 1) return false;
   }
   return true;
 }
 
+template <int kPlanes, typename T>
 void pack_rows(const void* const* row, int rows, int64_t stride_k, int64_t k0, int64_t K, void* packed) {
   BFloat16* out = static_cast<BFloat16*>(packed);
   for (int i = 0; i < rows; i += 16) {
     const int count = rows - i < 16 ? rows - i : 16;
-    const bool transposed = stride_k != 1 && neighbours(row + i, count);
+    const bool transposed = stride_k != 1 && neighbours<T>(row + i, count);
     for (int64_t k = 0, n; k < K; k += n) {
       const int64_t in_block = (k0 + k) % kStep;
       n = K - k < kStep - in_block ? K - k : kStep - in_block;
-      BFloat16* to = out + ((k0 + k) / kStep * kMr + i) * kStep + in_block;
+      BFloat16* to = out + ((k0 + k) / kStep * kMr + i) * kPlanes * kStep + in_block;
       if (transposed && in_block == 0) {
-        pack_neighbours(static_cast<const BFloat16*>(row[i]) + k * stride_k, count, stride_k, n, to);
+        pack_neighbours<kPlanes>(static_cast<const T*>(row[i]) + k * stride_k, count, stride_k, n, to);
         continue;
       }
       for (int j = 0; j < count; ++j) {
-        const Words x = load_words(static_cast<const BFloat16*>(row[i + j]) + k * stride_k, stride_k, n);
-        _mm512_mask_storeu_epi16(to + j * kStep, first(kStep - in_block), x);
+        const auto x = load_planes<kPlanes>(static_cast<const T*>(row[i + j]) + k * stride_k, stride_k, n);
+        for (int plane = 0; plane < kPlanes; ++plane) {
+          _mm512_mask_storeu_epi16(to + (j * kPlanes + plane) * kStep, word_mask(kStep - in_block), x.plane[plane]);
+        }
       }
     }
   }
 }
 
+template <int kPlanes>
+void store_pairs(const Planes<kPlanes>& even, const Planes<kPlanes>& odd, BFloat16* out) {
+  for (int plane = 0; plane < kPlanes; ++plane) interleave(even.plane[plane], odd.plane[plane], out + plane * 2 * kNr);
+}
+
+template <int kPlanes, typename T>
 void pack_panel(const void* source, int64_t stride_k, int64_t stride_n, int64_t K, int n, void* packed) {
-  const BFloat16* src = static_cast<const BFloat16*>(source);
+  const T* src = static_cast<const T*>(source);
   BFloat16* out = static_cast<BFloat16*>(packed);
-  for (int64_t k = 0; k < K; k += kStep, out += kStep * kNr) {
+  for (int64_t k = 0; k < K; k += kStep, out += kStep * kNr * kPlanes) {
     if (stride_k == 1 && stride_n != 1) {
       for (int j = 0; j < kNr; j += 16) {
-        Words pair[16];
-        for (int i = 0; i < 16; ++i) {
-          pair[i] = j + i < n ? load_words(src + k + (j + i) * stride_n, 1, K - k) : _mm512_setzero_si512();
+        Words pair[kPlanes][16] = {};
+        for (int i = 0; i < 16 && j + i < n; ++i) {
+          const Planes<kPlanes> x = load_planes<kPlanes>(src + k + (j + i) * stride_n, K - k);
+          for (int plane = 0; plane < kPlanes; ++plane) pair[plane][i] = x.plane[plane];
         }
-        transpose(pair);
-        for (int i = 0; i < kPairs; ++i) store_words(pair[i], out + (i * kNr + j) * 2);
+        for (int plane = 0; plane < kPlanes; ++plane) {
+          transpose(pair[plane]);
+          for (int i = 0; i < kPairs; ++i) {
+            store_words(pair[plane][i], out + ((i * kPlanes + plane) * kNr + j) * 2);
+          }
+        }
       }
     } else {
       for (int64_t i = 0; i < kStep; i += 2) {
-        const Words even = load_words(src + (k + i) * stride_k, stride_n, k + i < K ? n : 0);
-        const Words odd = load_words(src + (k + i + 1) * stride_k, stride_n, k + i + 1 < K ? n : 0);
-        interleave(even, odd, out + i * kNr);
+        store_pairs(load_planes<kPlanes>(src + (k + i) * stride_k, stride_n, k + i < K ? n : 0),
+                    load_planes<kPlanes>(src + (k + i + 1) * stride_k, stride_n, k + i + 1 < K ? n : 0),
+                    out + i * kNr * kPlanes);
       }
     }
   }
 }
 
+template <int kPlanes>
 void store_grad(const float* tile, int rows, void* panel) {
   BFloat16* out = static_cast<BFloat16*>(panel);
-  for (int64_t i = 0; i < int64_t{rows} * kNr; i += kLanes) store(load(tile + i), out + i);
+  for (int i = 0; i < rows; ++i, tile += kNr, out += kPlanes * kNr) {
+    const Planes<kPlanes> x = load_planes<kPlanes>(tile, kNr);
+    for (int plane = 0; plane < kPlanes; ++plane) store_words(x.plane[plane], out + plane * kNr);
+  }
 }
 
-void pack_grad(const void* panel, int64_t K, void* out) { pack_panel(panel, kNr, 1, K, kNr, out); }
+template <int kPlanes>
+void pack_grad(const void* panel, int64_t K, void* packed) {
+  const BFloat16* src = static_cast<const BFloat16*>(panel);
+  BFloat16* out = static_cast<BFloat16*>(packed);
+  const auto row = [&](int64_t k) {
+    Planes<kPlanes> x;
+    for (int plane = 0; plane < kPlanes && k < K; ++plane) {
+      x.plane[plane] = _mm512_loadu_si512(src + (k * kPlanes + plane) * kNr);
+    }
+    return x;
+  };
+  for (int64_t k = 0; k < (K + kStep - 1) / kStep * kStep; k += 2) {
+    store_pairs(row(k), row(k + 1), out + k * kNr * kPlanes);
+  }
+}
 
 // ---- table --------------------------------------------------------------------------------------
 
-constexpr Kernels make_kernels() {
+// `T` is packed into kPlanes planes.
+template <int kPlanes, typename T>
+constexpr void add_storage_type(DType dtype, Kernels* kernels) {
+  const int type = static_cast<int>(dtype);
+  kernels->pack_rows[type] = pack_rows<kPlanes, T>;
+  kernels->pack_panel[type] = pack_panel<kPlanes, T>;
+  kernels->load_rows[type] = load_rows<T>;
+}
+
+template <int kPlanes>
+constexpr Kernels make_kernels(const char* isa) {
   Kernels kernels = {};
-  kernels.isa = "amx";
+  kernels.isa = isa;
   kernels.mr = kMr;
   kernels.nr = kNr;
   kernels.row_step = 16;
   kernels.k_step = kStep;
-  kernels.operand_bytes = sizeof(BFloat16);
-  kernels.block_k = 512;
+  kernels.operand_bytes = kPlanes * sizeof(BFloat16);
+  kernels.block_k = 512 / kPlanes;  // a panel of it fills two thirds of L1
   kernels.enter = enter;
   kernels.leave = leave;
-  for (int i = 0; i < kMr; ++i) kernels.gemm_rows[i] = i < 16 ? gemm_tile<1> : gemm_tile<2>;
-  constexpr int kType = static_cast<int>(DType::kBFloat16);
-  kernels.pack_rows[kType] = pack_rows;
-  kernels.pack_panel[kType] = pack_panel;
-  kernels.store_grad = store_grad;
-  kernels.pack_grad = pack_grad;
-  kernels.load_rows[kType] = load_rows<BFloat16>;
-  kernels.store_rows[static_cast<int>(DType::kFloat32)] = store_rows<float>;  // of sums between passes
-  kernels.store_rows[kType] = store_rows<BFloat16>;
+  for (int i = 0; i < kMr; ++i) kernels.gemm_rows[i] = i < 16 ? gemm_tile<kPlanes, 1> : gemm_tile<kPlanes, 2>;
+  add_storage_type<kPlanes, float>(DType::kFloat32, &kernels);
+  if constexpr (kPlanes == 1) {
+    add_storage_type<kPlanes, BFloat16>(DType::kBFloat16, &kernels);
+  } else {
+    add_storage_type<kPlanes, Float16>(DType::kFloat16, &kernels);
+  }
+  kernels.store_grad = store_grad<kPlanes>;
+  kernels.pack_grad = pack_grad<kPlanes>;
+  kernels.store_rows[static_cast<int>(DType::kFloat32)] = store_rows<float>;
+  kernels.store_rows[static_cast<int>(DType::kBFloat16)] = store_rows<BFloat16>;
+  kernels.store_rows[static_cast<int>(DType::kFloat16)] = store_rows<Float16>;
   kernels.hadamard_sum[1] = hadamard_sum<1>;
   kernels.hadamard_sum[2] = hadamard_sum<2>;
   kernels.hadamard_sum[3] = hadamard_sum<3>;
@@ -247,6 +360,7 @@ constexpr Kernels make_kernels() {
 
 }  // namespace
 
-const Kernels kKernelsAmx = make_kernels();
+const Kernels kKernelsAmx = make_kernels<1>("amx");
+const Kernels kKernelsAmxSplit = make_kernels<2>("amx split");
 
 }  // namespace c2f

@@ -10,7 +10,7 @@ namespace {
 constexpr int kMr = 6;
 
 #include "cpu/products_body.h"
-// After it: the tile is built on its vectors.
+// Last: uses kNr and copy of products_body.h.
 #include "cpu/kernels_body.h"
 
 }  // namespace

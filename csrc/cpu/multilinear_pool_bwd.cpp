@@ -20,15 +20,13 @@ struct Term {
   int32_t factor[kMaxDegree];
 };
 
-constexpr float kZeros[kMaxTileCols] = {};
-
 class Backward {
  public:
   Backward(const MultilinearPoolBwdArgs& args, const MultilinearPoolCpuPlan& plan, void* scratch, int num_threads)
       : args_(args),
         plan_(plan),
         problem_(args.problem),
-        kernels_(cpu_kernels(args.problem.dtype)),
+        kernels_(cpu_kernels(args.problem.dtype, args.problem.precision)),
         operands_{kernels_, problem_, args.features, args.weights, args.biases, args.mask},
         num_threads_(num_threads),
         tiles_per_block_(plan.block_rows / kernels_.mr) {
@@ -104,7 +102,6 @@ class Backward {
   float* d_x(int m, int64_t panel, int64_t row) const {
     return shared_.d_x[m] + (panel * shared_.row_capacity + row) * kernels_.nr;
   }
-
   void* staged_channels(int m, int64_t tile, int64_t k) const {
     return operands_.packed(shared_.x[m], (tile * shared_.k_capacity + k) * kernels_.mr);
   }
@@ -138,7 +135,7 @@ class Backward {
   void form_gradients() {
     const int64_t units = ceil_div(width_, plan_.unit_d), blocks = ceil_div(shared_.rows.tiles, tiles_per_block_);
     // Features that are staged are staged once for all units of a task.
-    const int64_t wanted = ceil_div(8 * num_threads_, std::max<int64_t>(1, blocks));
+    const int64_t wanted = ceil_div(tasks_wanted(num_threads_), std::max<int64_t>(1, blocks));
     const int64_t groups = plan_.staged ? std::min(wanted, std::max<int64_t>(1, units)) : units;
     parallel_for(blocks * groups, num_threads_, [&](int64_t task, int worker) {
       const ProductScope scope(kernels_);
@@ -175,8 +172,9 @@ class Backward {
       for (int64_t panel = 0; panel < panels; ++panel) {
         for (int64_t t = t0; t < t1; ++t) {
           const float* u[kMaxFactors];
-          for (int f = 0; f < problem_.M; ++f)
+          for (int f = 0; f < problem_.M; ++f) {
             u[f] = local.u[f] + (panel * (t1 - t0) + t - t0) * operands_.tile_floats();
+          }
           form_tile(m, t, first + panel, u, d_bias + panel * nr);
         }
       }
@@ -271,7 +269,9 @@ class Backward {
       for (int64_t panel = 0; panel < feature_panels(m); ++panel) {
         for (int64_t row = begin; row < end; row += mr) {
           const GemmFn gemm = kernels_.gemm_rows[std::min(mr, end - row) - 1];
-          const float* next = row + mr < end ? d_x(m, panel, row + mr) : d_x(m, panel + 1, begin);
+          const float* next = row + mr < end                  ? d_x(m, panel, row + mr)
+                              : panel + 1 < feature_panels(m) ? d_x(m, panel + 1, begin)
+                                                              : nullptr;
           gemm(std::min(kernels_.block_k, width_ - k0), g(m, k0 / nr, row), shared_.row_capacity * nr,
                transposed(m, panel, k0), j0_ == 0 && k0 == 0 ? kZeros : nullptr, d_x(m, panel, row), next);
         }
@@ -298,11 +298,11 @@ class Backward {
     const int64_t nr = kernels_.nr, mr = kernels_.mr, tile = operands_.tile_floats(), rows = shared_.rows.count;
     const int64_t c1 = std::min(problem_.C[m], c0 + plan_.product_channels), tiles = ceil_div(c1 - c0, mr);
     const int64_t first = strip * (plan_.product_d / nr), panels = std::min(plan_.product_d / nr, panels_ - first);
-    const bool staged = shared_.x[m] != nullptr;
+    const bool prepacked = shared_.x[m] != nullptr;
     for (int64_t k0 = 0; k0 == 0 || k0 < rows; k0 += kernels_.block_k) {
       const int64_t K = std::min(kernels_.block_k, rows - k0);
       bool cols = false;
-      for (int64_t t = 0; t < tiles && !staged; ++t) {
+      for (int64_t t = 0; t < tiles && !prepacked; ++t) {
         const int64_t c = c0 + t * mr;
         cols = pack_channels(m, c, static_cast<int>(std::min(mr, c1 - c)), k0, k0 + K,
                              operands_.packed(local.channels, t * mr * kernels_.block_k));
@@ -316,8 +316,8 @@ class Backward {
         for (int64_t t = 0; t < tiles; ++t) {
           const int64_t n = std::min(mr, c1 - c0 - t * mr);
           const GemmFn gemm = cols ? kernels_.gemm_cols[n - 1] : kernels_.gemm_rows[n - 1];
-          void* a = staged ? staged_channels(m, c0 / mr + t, k0)
-                           : operands_.packed(local.channels, t * mr * kernels_.block_k);
+          void* a = prepacked ? staged_channels(m, c0 / mr + t, k0)
+                              : operands_.packed(local.channels, t * mr * kernels_.block_k);
           float* out = local.d_w + (panel * tiles + t) * tile;
           gemm(K, a, tile, b, k0 == 0 ? kZeros : nullptr, out, out + tile);
         }

@@ -176,8 +176,6 @@ namespace {
 // Floats of one factor's projections, a block of rows by one unit of columns.
 int64_t unit_floats(const MultilinearPoolCpuPlan& plan) { return plan.unit_d * plan.block_rows; }
 
-int64_t padded(int64_t K, const Kernels& kernels) { return ceil_div(K, kernels.k_step) * kernels.k_step; }
-
 void take_block(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
                 const Kernels& kernels, bool staged, void** a) {
   for (int m = 0; m < problem.M; ++m) {
@@ -207,16 +205,16 @@ void BwdShared::take(Arena& arena, const MultilinearPoolProblem& problem, const 
                      const Kernels& kernels) {
   const int64_t nr = kernels.nr, bytes = kernels.operand_bytes;
   rows.take(arena, problem, plan.chunk_b, kernels);
-  // Panels one after another must not start at the same cache set.
+  // Panels one after another must not start at the same cache set: rows of 64 bytes or more, an odd number of mr.
   const int64_t chunk_rows = plan.chunk_b * problem.L;
-  row_capacity = ceil_div(chunk_rows, 16) * 16 + kernels.mr;
+  row_capacity = ceil_div(chunk_rows, 64) * 64 + kernels.mr;
   const int64_t blocks = ceil_div(plan.chunk_b * ceil_div(problem.L, kernels.mr), plan.block_rows / kernels.mr);
   k_capacity = ceil_div(chunk_rows, nr) * nr;
   const bool wide_sums = problem.dtype != DType::kFloat32 && plan.chunk_b < problem.B;
   for (int m = 0; m < problem.M; ++m) {
     const int64_t C = problem.C[m], c_panels = ceil_div(C, nr);
-    const bool staged = kernels.pack_grad != nullptr;
-    x[m] = staged ? arena.take<char>(ceil_div(C, kernels.mr) * kernels.mr * k_capacity * bytes) : nullptr;
+    const bool prepacked = kernels.pack_grad != nullptr;
+    x[m] = prepacked ? arena.take<char>(ceil_div(C, kernels.mr) * kernels.mr * k_capacity * bytes) : nullptr;
     w[m] = arena.take<char>(plan.chunk_d * padded(C, kernels) * bytes);
     w_transposed[m] = arena.take<char>(plan.chunk_d * c_panels * nr * bytes);
     bias[m] = arena.take<float>(plan.chunk_d);
@@ -232,9 +230,9 @@ void BwdWorker::take(Arena& arena, const MultilinearPoolProblem& problem, const 
   const int64_t bytes = kernels.operand_bytes;
   take_block(arena, problem, plan, kernels, plan.staged, a);
   for (int m = 0; m < problem.M; ++m) u[m] = arena.take<float>(unit_floats(plan));
-  const bool staged = kernels.pack_grad != nullptr;
-  channels = staged ? nullptr : arena.take<char>(plan.product_channels * kernels.block_k * bytes);
-  panels = staged ? arena.take<char>(kernels.block_k * plan.product_d * bytes) : nullptr;
+  const bool prepacked = kernels.pack_grad != nullptr;
+  channels = prepacked ? nullptr : arena.take<char>(plan.product_channels * kernels.block_k * bytes);
+  panels = prepacked ? arena.take<char>(kernels.block_k * plan.product_d * bytes) : nullptr;
   d_w = arena.take<float>(plan.product_d * plan.product_channels);
 }
 

@@ -2,9 +2,9 @@
 // block.
 //
 // Words: a row is a position that exists (all of them, or those that a boolean mask keeps); the rows of all samples
-// follow each other. A sample is cut into tiles of up to mr rows of nearly equal size; one that fits whole into the
-// tile before it joins it. A block is up to plan.block_rows / mr tiles, a panel nr columns, a unit plan.unit_d columns:
-// the projections of a block by a unit stay in L2.
+// follow each other. A sample is cut, at multiples of row_step, into tiles of up to mr rows of nearly equal size; one
+// that fits whole into the tile before it joins it. A block is up to plan.block_rows / mr tiles, a panel nr columns, a
+// unit plan.unit_d columns: the projections of a block by a unit stay in L2.
 #pragma once
 
 #include "c2f/multilinear_pool.h"
@@ -14,6 +14,12 @@
 namespace c2f {
 
 inline constexpr int kMaxBlockTiles = 64;
+
+// Eight tasks a thread even out the end.
+inline int64_t tasks_wanted(int num_threads) { return num_threads == 1 ? 1 : 8 * int64_t{num_threads}; }
+
+// K filled up to k_step.
+inline int64_t padded(int64_t K, const Kernels& kernels) { return ceil_div(K, kernels.k_step) * kernels.k_step; }
 
 // The rows of samples first .. first + samples, and the tiles they are cut into.
 struct Rows {
@@ -41,11 +47,9 @@ struct Operands {
 
   int dtype() const { return static_cast<int>(problem.dtype); }
   int64_t tile_floats() const { return int64_t{kernels.mr} * kernels.nr; }
-  // K as packed operands have it, and the address of one of their elements.
-  int64_t padded(int64_t K) const { return ceil_div(K, kernels.k_step) * kernels.k_step; }
-  char* packed(void* base, int64_t element) const {
-    return static_cast<char*>(base) + element * kernels.operand_bytes;
-  }
+  int64_t padded(int64_t K) const { return c2f::padded(K, kernels); }
+  // Address of an element of a packed operand.
+  char* packed(void* base, int64_t element) const { return static_cast<char*>(base) + element * kernels.operand_bytes; }
   const void* feature(int m, int64_t position, int64_t c) const;
   // Weights of the rows of a tile from `row` on; null: all 1.
   const float* row_weights(const Rows& rows, int64_t row) const;
@@ -70,7 +74,7 @@ struct Block {
   int64_t t0 = 0, t1 = 0;
   bool staged = false;
   void* a[kMaxFactors] = {};
-  bool cols[kMaxFactors][kMaxBlockTiles];  // layout of each packed tile
+  bool cols[kMaxFactors][kMaxBlockTiles];  // whether a packed tile has the cols layout
 
   int64_t tiles() const { return t1 - t0; }
 };

@@ -16,7 +16,7 @@ class Forward {
       : args_(args),
         plan_(plan),
         problem_(args.problem),
-        kernels_(cpu_kernels(args.problem.dtype)),
+        kernels_(cpu_kernels(args.problem.dtype, args.problem.precision)),
         operands_{kernels_, problem_, args.features, args.weights, args.biases, args.mask},
         num_threads_(num_threads) {
     Arena arena(scratch), count(nullptr);
@@ -61,9 +61,8 @@ class Forward {
 
   void pool_chunk() {
     const Rows& rows = shared_.rows;
-    // Eight tasks a thread even out the end. Whole samples first, as long as they fill a block: features are staged
-    // once for all the units of a task.
-    const int64_t units = ceil_div(width_, plan_.unit_d), wanted = num_threads_ == 1 ? 1 : 8 * num_threads_;
+    // Whole samples first, as long as they fill a block: features are staged once for all the units of a task.
+    const int64_t units = ceil_div(width_, plan_.unit_d), wanted = tasks_wanted(num_threads_);
     const int64_t parts = std::max<int64_t>(1, std::min({problem_.B, wanted, ceil_div(rows.count, plan_.block_rows)}));
     const int64_t groups = std::min(units, ceil_div(wanted, parts));
     parallel_for(parts * groups, num_threads_, [&](int64_t task, int worker) {

@@ -14,8 +14,8 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t aligned(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
 
 int32_t splits_of(int64_t blocks, int64_t tiles, int64_t most) {
-  return static_cast<int32_t>(std::clamp<int64_t>(ceil_div(kFill, std::max<int64_t>(blocks, 1)), 1,
-                                                  std::clamp<int64_t>(tiles, 1, most)));
+  return static_cast<int32_t>(
+      std::clamp<int64_t>(ceil_div(kFill, std::max<int64_t>(blocks, 1)), 1, std::clamp<int64_t>(tiles, 1, most)));
 }
 
 }  // namespace
@@ -60,8 +60,7 @@ Feeding choose_feeding(const CudaPlan& plan, Pass pass, int64_t shared_limit) {
   const int64_t own = pass == Pass::kKeys ? 1 : 2, other = 3 - own;
   const int64_t anchor_facts = kTile * static_cast<int64_t>(sizeof(Anchor) + sizeof(Run) + 8 * kMaxLevels);
   const int64_t key_facts = kTile * static_cast<int64_t>(sizeof(Key) + 8 * kMaxLevels);
-  const int64_t facts =
-      pass == Pass::kKeys ? key_facts + 2 * anchor_facts : anchor_facts + 2 * key_facts;
+  const int64_t facts = pass == Pass::kKeys ? key_facts + 2 * anchor_facts : anchor_facts + 2 * key_facts;
   // Inverse norms; for gradients also T in the type of the operands, and F.
   const int64_t floats = kTile * kPitch * 4;
   const int64_t pairs = pass == Pass::kForward ? floats : 2 * floats + (plan.tensor_cores ? floats / 2 : floats);

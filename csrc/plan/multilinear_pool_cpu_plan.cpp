@@ -1,5 +1,6 @@
 // Blocking of multilinear_pool on the CPU, from sizes alone. The number of threads changes how work is cut, never the
-// order of a sum: columns are independent, so unit_d may follow it; block_rows, chunk_d and chunk_b must not.
+// order of a sum: unit_d, fwd_chunk_d, product_channels and product_d may follow it; block_rows, chunk_d, chunk_b must
+// not.
 #include <algorithm>
 #include <numeric>
 #include <string>
@@ -15,12 +16,12 @@ namespace {
 constexpr int64_t kBlockRows = 224, kUnitColumns = 512;
 // AMX: a block's features, all channels of all factors, stay in L2 beside its projections by a narrow unit, and every
 // panel of weights is used by all the rows of the block. Where too few rows would fit, wide units of part of the
-// channels.
+// channels. Of 2 MiB.
 constexpr int64_t kCacheBytes = int64_t{1500} << 10;
 constexpr int64_t kStagedUnit = 32, kWideUnit = 256, kLeastStagedRows = 96, kMostRows = 416;
 constexpr int64_t kWeightBytes = int64_t{16} << 20;  // packed weights of one chunk of the forward
 constexpr int64_t kChunkColumns = 512, kLeastChunk = 128;
-constexpr int64_t kAmxChunkColumns = 1024, kAmxProductChannels = 512, kAmxProductColumns = 256;
+constexpr int64_t kAmxChunkBytes = 2048, kAmxProductChannels = 512, kAmxProductColumns = 256;
 constexpr int64_t kPassBytes = int64_t{96} << 20;  // gradients of one pass of the backward
 
 }  // namespace
@@ -30,7 +31,7 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
     return Status::error("num_threads must be 1.." + std::to_string(kMaxThreads) + ", got " +
                          std::to_string(num_threads));
   }
-  const Kernels& kernels = cpu_kernels(problem.dtype);
+  const Kernels& kernels = cpu_kernels(problem.dtype, problem.precision);
   const int64_t nr = kernels.nr;
   *plan = MultilinearPoolCpuPlan();
   plan->isa = kernels.isa;
@@ -55,16 +56,21 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
   plan->unit_d = std::clamp(ceil_div(ceil_div(problem.D, num_threads), nr) * nr, nr, unit);
 
   const int64_t column_bytes = std::max(int64_t{1}, channels) * kernels.operand_bytes;
-  const int64_t units = ceil_div(problem.D, plan->unit_d);
-  const int64_t chunks = ceil_div(units, std::max(int64_t{1}, kWeightBytes / column_bytes / plan->unit_d));
-  plan->fwd_chunk_d = std::max(int64_t{1}, ceil_div(units, std::max(int64_t{1}, chunks))) * plan->unit_d;
+  const int64_t units = std::max(int64_t{1}, ceil_div(problem.D, plan->unit_d));
+  const int64_t most = std::min(units, std::max<int64_t>(num_threads, kWeightBytes / column_bytes / plan->unit_d));
+  plan->fwd_chunk_d = std::max<int64_t>(std::min<int64_t>(num_threads, units), ceil_div(units, ceil_div(units, most)));
+  plan->fwd_chunk_d *= plan->unit_d;
 
-  const auto sample_bytes = [&](int64_t chunk_d) {  // G and d_feature of one sample
+  const auto sample_bytes = [&](int64_t chunk_d) {  // G, d_feature and prepacked features of one sample
     int64_t bytes = problem.M * chunk_d * kernels.operand_bytes;
-    for (int m = 0; m < problem.M; ++m) bytes += ceil_div(problem.C[m], nr) * nr * static_cast<int64_t>(sizeof(float));
+    for (int m = 0; m < problem.M; ++m) {
+      const int64_t element = sizeof(float) + (kernels.pack_grad != nullptr ? kernels.operand_bytes : 0);
+      bytes += ceil_div(problem.C[m], nr) * nr * element;
+    }
     return std::max<int64_t>(1, bytes * problem.L);
   };
-  plan->chunk_d = std::clamp(ceil_div(problem.D, nr) * nr, nr, amx ? kAmxChunkColumns : kChunkColumns);
+  plan->chunk_d =
+      std::clamp(ceil_div(problem.D, nr) * nr, nr, amx ? kAmxChunkBytes / kernels.operand_bytes : kChunkColumns);
   while (plan->chunk_d > kLeastChunk && sample_bytes(plan->chunk_d) > kPassBytes) {
     plan->chunk_d = ceil_div(plan->chunk_d / 2, nr) * nr;
   }
@@ -73,6 +79,16 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
   plan->product_rows = amx ? plan->block_rows : ceil_div(plan->block_rows / kernels.mr, 2) * kernels.mr;
   plan->product_channels = amx ? kAmxProductChannels : plan->product_rows;
   plan->product_d = std::min(plan->chunk_d, amx ? kAmxProductColumns : plan->unit_d);
+  const auto product_tasks = [&] {  // of d_weight, a chunk
+    int64_t tasks = 0;
+    for (int m = 0; m < problem.M; ++m) tasks += ceil_div(problem.C[m], plan->product_channels);
+    return tasks * ceil_div(plan->chunk_d, plan->product_d);
+  };
+  const int64_t least = tasks_wanted(num_threads) / 2;
+  while (product_tasks() < least && plan->product_d > nr) plan->product_d = ceil_div(plan->product_d / 2, nr) * nr;
+  while (product_tasks() < least && plan->product_channels > kernels.mr) {
+    plan->product_channels = ceil_div(plan->product_channels / 2, kernels.mr) * kernels.mr;
+  }
 
   Arena forward(nullptr), backward(nullptr);
   FwdShared().take(forward, problem, *plan, kernels);

@@ -6,15 +6,14 @@
 #include <string>
 #include <utility>
 
-namespace c2f {
+#include "c2f/dtype.h"
 
-// Storage types a kernel reads and writes. Arithmetic is float32 throughout; float64 belongs to the Python reference.
-enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+namespace c2f {
 
 inline constexpr size_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
-// Outcome of a plan, launch or run. Kernels never throw, print, exit or synchronise; the bindings turn a bad status into one
-// Python exception.
+// Outcome of a plan, launch or run. Kernels never throw, print, exit or synchronise; the bindings turn a bad status
+// into one Python exception.
 class [[nodiscard]] Status {
  public:
   Status() = default;

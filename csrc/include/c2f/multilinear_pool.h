@@ -14,7 +14,8 @@
 // Contract of every kernel behind this header
 // - Features, weights, saved projections and their gradients share one storage type (problem.dtype); biases, float position
 //   weights, p, d_p and d_bias are float32. Products, sums and GEMM accumulation are float32; gradients are rounded once, last.
-//   A projection or G_m may be rounded to a 16-bit storage type before the products, never when the storage type is float32.
+//   A projection or G_m may be rounded to a 16-bit storage type before the products. Operands of a product are float32 as they
+//   are unless `precision` allows less; float16 may be multiplied as a sum of two bfloat16.
 // - A position that a boolean mask excludes is skipped by selection, never multiplied by zero: NaN there reaches neither p nor
 //   a gradient, and its d_feature is 0. NaN in sample b reaches only sample b; other samples are bit-unchanged.
 // - Sums have one fixed order: equal inputs give bit-equal outputs, on the CPU for any number of threads. No float atomics.
@@ -49,6 +50,7 @@ struct MultilinearPoolProblem {
   int32_t M = 0;
   int64_t C[kMaxFactors] = {};
   DType dtype = DType::kFloat32;
+  MatmulPrecision precision = MatmulPrecision::kHighest;  // of float32 operands on the CPU
   Activation activation = Activation::kNone;
   MaskKind mask = MaskKind::kNone;
   InteractionSet interactions;
@@ -99,18 +101,18 @@ struct MultilinearPoolBwdArgs {
 
 // How the CPU kernels will run a problem; printable, no side effects.
 struct MultilinearPoolCpuPlan {
-  const char* isa = "";        // "amx" | "avx512" | "avx2" | "portable"
-  int32_t block_l = 0;         // positions of one register tile
-  int32_t block_d = 0;         // outputs of one register tile
-  int64_t block_rows = 0;      // positions whose projections are in L2 at a time
-  int64_t unit_d = 0;          // and outputs
-  bool staged = false;         // the forward holds all channels of block_rows positions in L2
-  int64_t fwd_chunk_d = 0;     // outputs whose packed weights are in memory at a time
-  int64_t chunk_d = 0;         // outputs of one step of the backward
-  int64_t chunk_b = 0;         // samples of one pass of the backward
-  int64_t product_rows = 0;    // positions of one task of d_feature
-  int64_t product_channels = 0;  // channels and outputs of one task of d_weight
-  int64_t product_d = 0;
+  const char* isa = "";        // "amx" | "amx split" | "avx512" | "avx2" | "portable"
+  int32_t block_l = 0;            // positions of one register tile
+  int32_t block_d = 0;            // outputs of one register tile
+  int64_t block_rows = 0;         // positions projected at a time
+  int64_t unit_d = 0;             // outputs projected at a time: block_rows x unit_d projections stay in L2
+  bool staged = false;            // all channels of block_rows positions are packed once and stay in L2
+  int64_t fwd_chunk_d = 0;        // outputs whose packed weights are in memory at a time
+  int64_t chunk_d = 0;            // outputs of one step of the backward
+  int64_t chunk_b = 0;            // samples of one pass of the backward
+  int64_t product_rows = 0;       // positions of one task of d_feature
+  int64_t product_channels = 0;   // channels of one task of d_weight
+  int64_t product_d = 0;          // outputs of one task of d_weight
   int64_t fwd_scratch_bytes = 0;  // for the whole call, all threads
   int64_t bwd_scratch_bytes = 0;
 };
