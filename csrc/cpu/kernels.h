@@ -43,10 +43,7 @@ using PackColsFn = void (*)(const void* src, int64_t stride_k, int64_t stride_ro
 // Packs src[k * stride_k + j * stride_n], j < n <= nr, into a panel of K steps; columns from n on are 0.
 using PackPanelFn = void (*)(const void* src, int64_t stride_k, int64_t stride_n, int64_t K, int n, void* out);
 
-// Packs `rows` rows of a tile as an A operand that is a panel's [rows][nr].
-using StoreGradFn = void (*)(const float* tile, int rows, void* out);
-
-// Packs a panel's [K][nr], as store_grad left it, as a B operand.
+// Packs a panel's [K][nr], as form_grad left it, as a B operand.
 using PackGradFn = void (*)(const void* panel, int64_t K, void* out);
 
 // tile[i][nr] = row[i][j], j < n <= nr, and 0 from n on.
@@ -58,12 +55,18 @@ using StoreRowsFn = void (*)(const float* tile, int rows, int n, void* const* ro
 // out[nr] += sum_i w[i] * prod_k u[factor[k]][i][nr]: the sum of the tile is formed first. w null: 1.
 using HadamardSumFn = void (*)(const float* const* u, const int32_t* factor, int rows, const float* w, float* out);
 
-// g[i][nr] = d_p[nr] * prod_k u[factor[k]][i][nr], or += where `add`; degree 0: the empty product.
-using HadamardGradFn = void (*)(const float* const* u, const int32_t* factor, int rows, const float* d_p, bool add,
-                                float* g);
+// One term of a gradient of projections: d_p[nr] times other projections, u[k][rows][nr] for k < others.
+struct GradTerm {
+  const float* d_p;
+  const float* u[3];
+  int others;
+};
 
-// g[i] *= w[i] * act'(u[i]), sum[nr] += sum_i g[i]. w null: 1. `activation`: 0, kActivationRelu or kActivationTanh.
-using FinishGradFn = void (*)(const float* u, int rows, const float* w, int activation, float* g, float* sum);
+// g[i][j] = w[i] * act'(own[i][j]) * (sum over terms of d_p[j] * prod_k u[k][i][j]), and 0 from column n on, whatever
+// the projections hold; packed as rows of an A operand that is a panel's [rows][nr]. sum[nr] += sum_i g[i]. w null: 1.
+// `activation`: 0, kActivationRelu or kActivationTanh.
+using FormGradFn = void (*)(const GradTerm* terms, int count, int rows, int n, const float* own, const float* w,
+                            int activation, float* sum, void* out);
 
 // x = act(x) over n values, n a multiple of nr; not for 0.
 using ActivateFn = void (*)(int activation, int64_t n, float* x);
@@ -82,13 +85,11 @@ struct Kernels {
   PackRowsFn pack_rows[kStorageTypes];
   PackColsFn pack_cols[kStorageTypes];
   PackPanelFn pack_panel[kStorageTypes];
-  StoreGradFn store_grad;
   PackGradFn pack_grad;  // null: a stored panel is a B operand as it is
   LoadRowsFn load_rows[kStorageTypes];
   StoreRowsFn store_rows[kStorageTypes];
-  HadamardSumFn hadamard_sum[5];    // by degree, 1..4
-  HadamardGradFn hadamard_grad[4];  // by number of other factors, 0..3
-  FinishGradFn finish_grad;
+  HadamardSumFn hadamard_sum[5];  // by degree, 1..4
+  FormGradFn form_grad;
   ActivateFn activate;
 };
 

@@ -121,7 +121,7 @@ inline __m512 rest(__m512 x, __m512 hi) {
 }
 
 template <int kPlanes>
-Planes<kPlanes> split(__m512 low, __m512 high) {
+inline __attribute__((always_inline)) Planes<kPlanes> split(__m512 low, __m512 high) {
   Planes<kPlanes> x;
   x.plane[0] = rounded(low, high);
   if constexpr (kPlanes == 2) {
@@ -136,18 +136,18 @@ inline __m512i load_16bit(const void* x, __mmask32 mask) { return _mm512_maskz_l
 
 // n of 32 neighbouring elements, the rest 0.
 template <int kPlanes>
-Planes<kPlanes> load_planes(const BFloat16* x, int64_t n) {
+inline __attribute__((always_inline)) Planes<kPlanes> load_planes(const BFloat16* x, int64_t n) {
   static_assert(kPlanes == 1, "bfloat16 has no rest");
   return {{load_16bit(x, word_mask(n))}};
 }
 template <int kPlanes>
-Planes<kPlanes> load_planes(const Float16* x, int64_t n) {
+inline __attribute__((always_inline)) Planes<kPlanes> load_planes(const Float16* x, int64_t n) {
   const __m512i words = load_16bit(x, word_mask(n));
   return split<kPlanes>(_mm512_cvtph_ps(_mm512_castsi512_si256(words)),
                         _mm512_cvtph_ps(_mm512_extracti64x4_epi64(words, 1)));
 }
 template <int kPlanes>
-Planes<kPlanes> load_planes(const float* x, int64_t n) {
+inline __attribute__((always_inline)) Planes<kPlanes> load_planes(const float* x, int64_t n) {
   const __mmask32 mask = word_mask(n);
   const __mmask16 high = static_cast<__mmask16>(mask >> 16);
   return split<kPlanes>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), x),
@@ -168,12 +168,12 @@ inline void store_words(Words x, void* out) { _mm512_storeu_si512(out, x); }
 // ---- packing ------------------------------------------------------------------------------------
 
 // Two rows of 32 -> 32 pairs.
-inline void interleave(Words even, Words odd, BFloat16* out) {
+inline void interleave(Words even, Words odd, Words* low_pairs, Words* high_pairs) {
   alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                     8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
   const Words low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-  store_words(_mm512_permutex2var_epi16(even, low, odd), out);
-  store_words(_mm512_permutex2var_epi16(even, high, odd), out + 32);
+  *low_pairs = _mm512_permutex2var_epi16(even, low, odd);
+  *high_pairs = _mm512_permutex2var_epi16(even, high, odd);
 }
 
 // x[i] pair j -> x[j] pair i: quarters of 4 x 4 pairs, then the quarters themselves.
@@ -200,44 +200,46 @@ inline void transpose(Words* x) {
   }
 }
 
-// 32 k of up to 16 neighbouring rows, k at a stride: pairs of k are put side by side, then transposed.
+// 32 k of up to 32 neighbouring rows, k at a stride: pairs of k are put side by side, then transposed.
 template <int kPlanes, typename T>
 void pack_neighbours(const T* src, int rows, int64_t stride_k, int64_t K, BFloat16* out) {
-  Words pair[kPlanes][16];
+  Words pair[kPlanes][2][16];  // [plane][half of the rows][pair of k]
   for (int64_t k = 0; k < kPairs; ++k) {
     const Planes<kPlanes> even = load_planes<kPlanes>(src + 2 * k * stride_k, 2 * k < K ? rows : 0);
     const Planes<kPlanes> odd = load_planes<kPlanes>(src + (2 * k + 1) * stride_k, 2 * k + 1 < K ? rows : 0);
     for (int plane = 0; plane < kPlanes; ++plane) {
-      const Words low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(even.plane[plane]));
-      const Words high = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(odd.plane[plane]));
-      pair[plane][k] = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+      interleave(even.plane[plane], odd.plane[plane], &pair[plane][0][k], &pair[plane][1][k]);
     }
   }
   for (int plane = 0; plane < kPlanes; ++plane) {
-    transpose(pair[plane]);
-    for (int i = 0; i < rows; ++i) store_words(pair[plane][i], out + (i * kPlanes + plane) * kStep);
+    for (int first = 0; first < rows; first += 16) {
+      Words* half = pair[plane][first / 16];
+      transpose(half);
+      for (int i = first; i < rows && i < first + 16; ++i) {
+        store_words(half[i - first], out + (i * kPlanes + plane) * kStep);
+      }
+    }
   }
 }
 
+// How many of the rows from `row` on are one element apart.
 template <typename T>
-bool neighbours(const void* const* row, int rows) {
-  for (int i = 1; i < rows; ++i) {
-    if (static_cast<const T*>(row[i]) != static_cast<const T*>(row[i - 1]) + 1) return false;
-  }
-  return true;
+int neighbours(const void* const* row, int rows) {
+  int count = 1;
+  while (count < rows && static_cast<const T*>(row[count]) == static_cast<const T*>(row[count - 1]) + 1) ++count;
+  return count;
 }
 
 template <int kPlanes, typename T>
 void pack_rows(const void* const* row, int rows, int64_t stride_k, int64_t k0, int64_t K, void* packed) {
   BFloat16* out = static_cast<BFloat16*>(packed);
-  for (int i = 0; i < rows; i += 16) {
-    const int count = rows - i < 16 ? rows - i : 16;
-    const bool transposed = stride_k != 1 && neighbours<T>(row + i, count);
+  for (int i = 0, count; i < rows; i += count) {
+    count = stride_k == 1 ? rows : neighbours<T>(row + i, rows - i);
     for (int64_t k = 0, n; k < K; k += n) {
       const int64_t in_block = (k0 + k) % kStep;
       n = K - k < kStep - in_block ? K - k : kStep - in_block;
       BFloat16* to = out + ((k0 + k) / kStep * kMr + i) * kPlanes * kStep + in_block;
-      if (transposed && in_block == 0) {
+      if (stride_k != 1 && in_block == 0) {
         pack_neighbours<kPlanes>(static_cast<const T*>(row[i]) + k * stride_k, count, stride_k, n, to);
         continue;
       }
@@ -253,7 +255,12 @@ void pack_rows(const void* const* row, int rows, int64_t stride_k, int64_t k0, i
 
 template <int kPlanes>
 void store_pairs(const Planes<kPlanes>& even, const Planes<kPlanes>& odd, BFloat16* out) {
-  for (int plane = 0; plane < kPlanes; ++plane) interleave(even.plane[plane], odd.plane[plane], out + plane * 2 * kNr);
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    Words low, high;
+    interleave(even.plane[plane], odd.plane[plane], &low, &high);
+    store_words(low, out + plane * 2 * kNr);
+    store_words(high, out + plane * 2 * kNr + 32);
+  }
 }
 
 template <int kPlanes, typename T>
@@ -286,13 +293,13 @@ void pack_panel(const void* source, int64_t stride_k, int64_t stride_n, int64_t 
 }
 
 template <int kPlanes>
-void store_grad(const float* tile, int rows, void* panel) {
-  BFloat16* out = static_cast<BFloat16*>(panel);
-  for (int i = 0; i < rows; ++i, tile += kNr, out += kPlanes * kNr) {
-    const Planes<kPlanes> x = load_planes<kPlanes>(tile, kNr);
-    for (int plane = 0; plane < kPlanes; ++plane) store_words(x.plane[plane], out + plane * kNr);
+struct PlaneRow {
+  static constexpr int64_t kRowBytes = kPlanes * kNr * sizeof(BFloat16);
+  static void store(Vec a, Vec b, char* out) {
+    const Planes<kPlanes> x = split<kPlanes>((__m512)a, (__m512)b);
+    for (int plane = 0; plane < kPlanes; ++plane) store_words(x.plane[plane], out + plane * 64);
   }
-}
+};
 
 template <int kPlanes>
 void pack_grad(const void* panel, int64_t K, void* packed) {
@@ -308,6 +315,24 @@ void pack_grad(const void* panel, int64_t K, void* packed) {
   for (int64_t k = 0; k < (K + kStep - 1) / kStep * kStep; k += 2) {
     store_pairs(row(k), row(k + 1), out + k * kNr * kPlanes);
   }
+}
+
+// Rows of a tile that are neighbours in memory, columns at a stride: sixteen by sixteen, transposed.
+template <typename T>
+void store_rows_of_columns(const float* tile, int rows, int n, void* const* row, int64_t stride_n) {
+  for (int i = 0, count; stride_n != 1 && i < rows; i += count) {
+    count = neighbours<T>(row + i, rows - i < 16 ? rows - i : 16);
+    for (int j = 0; j < n; j += 16) {
+      Words x[16] = {};
+      for (int k = 0; k < count; ++k) x[k] = _mm512_loadu_si512(tile + (i + k) * kNr + j);
+      transpose(x);
+      for (int k = 0; k < 16 && j + k < n; ++k) {
+        T* out = static_cast<T*>(row[i]) + (j + k) * stride_n;
+        count == 16 ? store((Vec)x[k], out) : store_first((Vec)x[k], count, out);
+      }
+    }
+  }
+  if (stride_n == 1) store_rows<T>(tile, rows, n, row, stride_n);
 }
 
 // ---- table --------------------------------------------------------------------------------------
@@ -340,20 +365,15 @@ constexpr Kernels make_kernels(const char* isa) {
   } else {
     add_storage_type<kPlanes, Float16>(DType::kFloat16, &kernels);
   }
-  kernels.store_grad = store_grad<kPlanes>;
+  kernels.form_grad = form_grad<PlaneRow<kPlanes>>;
   kernels.pack_grad = pack_grad<kPlanes>;
-  kernels.store_rows[static_cast<int>(DType::kFloat32)] = store_rows<float>;
-  kernels.store_rows[static_cast<int>(DType::kBFloat16)] = store_rows<BFloat16>;
-  kernels.store_rows[static_cast<int>(DType::kFloat16)] = store_rows<Float16>;
+  kernels.store_rows[static_cast<int>(DType::kFloat32)] = store_rows_of_columns<float>;
+  kernels.store_rows[static_cast<int>(DType::kBFloat16)] = store_rows_of_columns<BFloat16>;
+  kernels.store_rows[static_cast<int>(DType::kFloat16)] = store_rows_of_columns<Float16>;
   kernels.hadamard_sum[1] = hadamard_sum<1>;
   kernels.hadamard_sum[2] = hadamard_sum<2>;
   kernels.hadamard_sum[3] = hadamard_sum<3>;
   kernels.hadamard_sum[4] = hadamard_sum<4>;
-  kernels.hadamard_grad[0] = hadamard_grad<0>;
-  kernels.hadamard_grad[1] = hadamard_grad<1>;
-  kernels.hadamard_grad[2] = hadamard_grad<2>;
-  kernels.hadamard_grad[3] = hadamard_grad<3>;
-  kernels.finish_grad = finish_grad;
   kernels.activate = activate;
   return kernels;
 }

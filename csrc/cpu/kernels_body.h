@@ -97,7 +97,13 @@ void pack_panel(const void* source, int64_t stride_k, int64_t stride_n, int64_t 
   }
 }
 
-void store_grad(const float* tile, int rows, void* out) { copy(tile, int64_t{rows} * kNr, static_cast<float*>(out)); }
+struct FloatRow {
+  static constexpr int64_t kRowBytes = kNr * sizeof(float);
+  static void store(Vec a, Vec b, char* out) {
+    c2f::store(a, reinterpret_cast<float*>(out));
+    c2f::store(b, reinterpret_cast<float*>(out) + kLanes);
+  }
+};
 
 // ---- table --------------------------------------------------------------------------------------
 
@@ -110,7 +116,7 @@ constexpr Kernels make_kernels(const char* isa, std::integer_sequence<int, kInde
           /*row_step=*/1,
           /*k_step=*/1,
           /*operand_bytes=*/sizeof(float),
-          /*block_k=*/256,
+          /*block_k=*/128,
           /*enter=*/nullptr,
           /*leave=*/nullptr,
           {gemm_tile<kIndex + 1, kNr, 1>...},
@@ -118,12 +124,10 @@ constexpr Kernels make_kernels(const char* isa, std::integer_sequence<int, kInde
           {pack_rows<float>, pack_rows<BFloat16>, pack_rows<Float16>},
           {pack_cols<float>, pack_cols<BFloat16>, pack_cols<Float16>},
           {pack_panel<float>, pack_panel<BFloat16>, pack_panel<Float16>},
-          store_grad,
           /*pack_grad=*/nullptr,
           {load_rows<float>, load_rows<BFloat16>, load_rows<Float16>},
           {store_rows<float>, store_rows<BFloat16>, store_rows<Float16>},
           {nullptr, hadamard_sum<1>, hadamard_sum<2>, hadamard_sum<3>, hadamard_sum<4>},
-          {hadamard_grad<0>, hadamard_grad<1>, hadamard_grad<2>, hadamard_grad<3>},
-          finish_grad,
+          form_grad<FloatRow>,
           activate};
 }

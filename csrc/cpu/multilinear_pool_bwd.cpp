@@ -200,28 +200,27 @@ class Backward {
   void form_tile(int m, int64_t t, int64_t panel, const float* const* u, float* d_bias) const {
     const Rows& rows = shared_.rows;
     const int64_t nr = kernels_.nr, begin = rows.tile_begin[t], end = rows.tile_begin[t + 1];
-    const int width = columns(width_, panel);
-    alignas(64) float out[kMaxTileRows * kMaxTileCols];
-    if (term_count_[m] == 0) std::fill_n(out, (end - begin) * nr, 0.0f);
+    const int width = columns(width_, panel), count = term_count_[m];
+    GradTerm terms[kMaxInteractions * kMaxDegree];
+    alignas(64) float edge[kMaxInteractions * kMaxDegree * kMaxTileCols];
     for (int64_t row = begin, next; row < end; row = next) {
       next = rows.sample_end(row, end);
-      const float* part[kMaxFactors];
-      for (int f = 0; f < problem_.M; ++f) part[f] = u[f] + (row - begin) * nr;
-      for (int i = 0; i < term_count_[m]; ++i) {
+      const int64_t offset = (row - begin) * nr;
+      for (int i = 0; i < count; ++i) {
         const Term& term = terms_[m][i];
-        alignas(64) float d_p[kMaxTileCols] = {};
-        std::copy_n(
-            args_.d_p + (rows.sample(row) * problem_.interactions.count + term.q) * problem_.D + j0_ + panel * nr,
-            width, d_p);
-        kernels_.hadamard_grad[term.others](part, term.factor, static_cast<int>(next - row), d_p, i > 0,
-                                            out + (row - begin) * nr);
+        terms[i].d_p =
+            args_.d_p + (rows.sample(row) * problem_.interactions.count + term.q) * problem_.D + j0_ + panel * nr;
+        terms[i].others = term.others;
+        for (int k = 0; k < term.others; ++k) terms[i].u[k] = u[term.factor[k]] + offset;
+        if (width == nr) continue;
+        std::fill_n(edge + i * nr, nr, 0.0f);
+        std::copy_n(terms[i].d_p, width, edge + i * nr);
+        terms[i].d_p = edge + i * nr;
       }
+      kernels_.form_grad(terms, count, static_cast<int>(next - row), width, u[m] + offset,
+                         operands_.row_weights(rows, row), static_cast<int>(problem_.activation), d_bias,
+                         g(m, panel, row));
     }
-    kernels_.finish_grad(u[m], static_cast<int>(end - begin), operands_.row_weights(rows, begin),
-                         static_cast<int>(problem_.activation), out, d_bias);
-    // Columns beyond the chunk are zeros, whatever the features hold.
-    for (int64_t i = 0; i < end - begin && width < nr; ++i) std::fill(out + i * nr + width, out + (i + 1) * nr, 0.0f);
-    kernels_.store_grad(out, static_cast<int>(end - begin), g(m, panel, begin));
   }
 
   void sum_biases() const {
@@ -319,7 +318,16 @@ class Backward {
           void* a = prepacked ? staged_channels(m, c0 / mr + t, k0)
                               : operands_.packed(local.channels, t * mr * kernels_.block_k);
           float* out = local.d_w + (panel * tiles + t) * tile;
-          gemm(K, a, tile, b, k0 == 0 ? kZeros : nullptr, out, out + tile);
+          // Along the way a slice of the channels' next block of k.
+          const int64_t slice = (panel * tiles + t) * (kernels_.block_k / nr) * kAheadBytes;
+          const int64_t block_bytes = kernels_.block_k * mr * kernels_.operand_bytes;
+          const int64_t of_tile = slice / block_bytes;
+          const char* next = nullptr;
+          if (prepacked && k0 + kernels_.block_k < rows && of_tile < tiles) {
+            next = static_cast<const char*>(staged_channels(m, c0 / mr + of_tile, k0 + kernels_.block_k)) +
+                   slice % block_bytes;
+          }
+          gemm(K, a, tile, b, k0 == 0 ? kZeros : nullptr, out, next);
         }
       }
     }

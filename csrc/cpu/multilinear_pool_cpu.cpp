@@ -90,21 +90,33 @@ void pack_bias(const Operands& args, int m, int64_t j0, int64_t width, int64_t n
 
 namespace {
 
-// Packs steps k0 .. k0 + K of the block's features, tile i at i * stride elements.
+// Packs steps k0 .. k0 + K of the block's features, tile i at i * stride elements. Where channels are apart, a few of
+// them are packed for all tiles before the next: that reads neighbouring positions one after another.
 void pack_features(const Operands& args, int m, const Rows& rows, int64_t k0, int64_t K, int64_t stride, Block* block) {
+  constexpr int64_t kSteps = 64;
   const FeatureView& x = args.features[m];
-  for (int64_t i = 0; K > 0 && i < block->tiles(); ++i) {
-    const int64_t row = rows.tile_begin[block->t0 + i], end = rows.tile_begin[block->t0 + i + 1];
-    const int n = static_cast<int>(end - row);
-    void* out = args.packed(block->a[m], i * stride);
-    bool& cols = block->cols[m][i];
-    cols = args.kernels.gemm_cols[0] != nullptr && x.stride_c != 1 && x.stride_l == 1 && rows.run_end(row, end) == end;
-    if (cols) {
-      args.kernels.pack_cols[args.dtype()](args.feature(m, rows.position[row], k0), x.stride_c, 1, n, K, out);
-    } else {
-      const void* source[kMaxTileRows];
-      for (int j = 0; j < n; ++j) source[j] = args.feature(m, rows.position[row + j], k0);
-      args.kernels.pack_rows[args.dtype()](source, n, x.stride_c, 0, K, out);
+  const int64_t step_bytes = x.stride_c * static_cast<int64_t>(size_of(args.problem.dtype));
+  const int64_t most = x.stride_c == 1 ? std::max<int64_t>(K, 1) : kSteps;
+  const void* source[kMaxBlockTiles][kMaxTileRows];
+  for (int64_t k = 0; k < K; k += most) {
+    const int64_t steps = std::min(most, K - k);
+    for (int64_t i = 0; i < block->tiles(); ++i) {
+      const int64_t row = rows.tile_begin[block->t0 + i], end = rows.tile_begin[block->t0 + i + 1];
+      const int n = static_cast<int>(end - row);
+      void* out = args.packed(block->a[m], i * stride);
+      bool& cols = block->cols[m][i];
+      if (k == 0) {
+        for (int j = 0; j < n; ++j) source[i][j] = args.feature(m, rows.position[row + j], k0);
+        cols =
+            args.kernels.gemm_cols[0] != nullptr && x.stride_c != 1 && x.stride_l == 1 && rows.run_end(row, end) == end;
+      }
+      if (cols) {
+        args.kernels.pack_cols[args.dtype()](source[i][0], x.stride_c, 1, n, steps,
+                                             args.packed(out, k * args.kernels.mr));
+      } else {
+        args.kernels.pack_rows[args.dtype()](source[i], n, x.stride_c, k, steps, out);
+      }
+      for (int j = 0; j < n; ++j) source[i][j] = static_cast<const char*>(source[i][j]) + steps * step_bytes;
     }
   }
 }

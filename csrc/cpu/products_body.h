@@ -57,19 +57,6 @@ void hadamard_sum(const float* const* u, const int32_t* factor, int rows, const 
   for (int j = 0; j < 2; ++j) store(load(out + j * kLanes) + sum[j], out + j * kLanes);
 }
 
-template <int kDegree>
-void hadamard_grad(const float* const* u, const int32_t* factor, int rows, const float* d_p, bool add, float* g) {
-  const Vec scale[2] = {load(d_p), load(d_p + kLanes)};
-  for (int i = 0; i < rows; ++i) {
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      const int64_t offset = i * kNr + j * kLanes;
-      const Vec x = product<kDegree>(u, factor, offset, scale[j]);
-      store(add ? load(g + offset) + x : x, g + offset);
-    }
-  }
-}
-
 // Cephes' float32 polynomials: 2 ulp. tanh(x) = 1 - 2 / (exp(2x) + 1) away from 0.
 Vec tanh_vector(Vec x) {
   const Bits sign = (Bits)x & 0x80000000u;
@@ -93,19 +80,71 @@ void activate(int activation, int64_t n, float* x) {
   }
 }
 
-void finish_grad(const float* u, int rows, const float* w, int activation, float* g, float* sum) {
-  Vec total[2] = {};
-  for (int i = 0; i < rows; ++i) {
+// ---- gradients ----------------------------------------------------------------------------------
+
+// x[i] += d_p * prod_k u[k][i] on kRows rows of vectors.
+template <int kRows, int kOthers>
+inline __attribute__((always_inline)) void add_term(const GradTerm& term, int64_t offset, Vec (*x)[2]) {
+  const Vec d_p[2] = {load(term.d_p), load(term.d_p + kLanes)};
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
-      const int64_t offset = i * kNr + j * kLanes;
-      Vec x = load(g + offset);
-      if (w != nullptr) x *= w[i];
-      if (activation == kActivationTanh) x *= 1.0f - load(u + offset) * load(u + offset);
-      if (activation == kActivationRelu) x = load(u + offset) <= 0.0f ? Vec{} : x;
-      store(x, g + offset);
-      total[j] += x;
+      Vec y = d_p[j];
+#pragma GCC unroll 4
+      for (int k = 0; k < kOthers; ++k) y *= load(term.u[k] + offset + i * kNr + j * kLanes);
+      x[i][j] += y;
     }
   }
-  for (int j = 0; j < 2; ++j) store(load(sum + j * kLanes) + total[j], sum + j * kLanes);
+}
+
+// Rows row .. row + kRows of form_grad, summed in registers over all terms. Operand::store packs one row.
+template <int kRows, typename Operand>
+inline __attribute__((always_inline)) void form_rows(const GradTerm* terms, int count, int64_t row, int n, const float* own, const float* w, int activation,
+               Vec* total, char* out) {
+  Vec x[kRows][2] = {};
+  for (int t = 0; t < count; ++t) {
+    switch (terms[t].others) {
+      case 0:
+        add_term<kRows, 0>(terms[t], row * kNr, x);
+        break;
+      case 1:
+        add_term<kRows, 1>(terms[t], row * kNr, x);
+        break;
+      case 2:
+        add_term<kRows, 2>(terms[t], row * kNr, x);
+        break;
+      default:
+        add_term<kRows, 3>(terms[t], row * kNr, x);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const float* u = own + (row + i) * kNr + j * kLanes;
+      if (w != nullptr) x[i][j] *= w[row + i];
+      if (activation == kActivationTanh) x[i][j] *= 1.0f - load(u) * load(u);
+      if (activation == kActivationRelu) x[i][j] = load(u) <= 0.0f ? Vec{} : x[i][j];
+      if (n < kNr) {
+        float lanes[kLanes];
+        store(x[i][j], lanes);
+        for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = j * kLanes + lane < n ? lanes[lane] : 0;
+        x[i][j] = load(lanes);
+      }
+      total[j] += x[i][j];
+    }
+    Operand::store(x[i][0], x[i][1], out + (row + i) * Operand::kRowBytes);
+  }
+}
+
+template <typename Operand>
+void form_grad(const GradTerm* terms, int count, int rows, int n, const float* own, const float* w, int activation,
+               float* sum, void* panel) {
+  char* out = static_cast<char*>(panel);
+  Vec total[2] = {load(sum), load(sum + kLanes)};
+  int row = 0;
+  for (; row + 4 <= rows; row += 4) form_rows<4, Operand>(terms, count, row, n, own, w, activation, total, out);
+  for (; row < rows; ++row) form_rows<1, Operand>(terms, count, row, n, own, w, activation, total, out);
+  for (int j = 0; j < 2; ++j) store(total[j], sum + j * kLanes);
 }

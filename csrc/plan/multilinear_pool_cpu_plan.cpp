@@ -21,6 +21,7 @@ constexpr int64_t kCacheBytes = int64_t{1500} << 10;
 constexpr int64_t kStagedUnit = 32, kWideUnit = 256, kLeastStagedRows = 96, kMostRows = 416;
 constexpr int64_t kWeightBytes = int64_t{16} << 20;  // packed weights of one chunk of the forward
 constexpr int64_t kChunkColumns = 512, kLeastChunk = 128;
+constexpr int64_t kProductChannels = 280;
 constexpr int64_t kAmxChunkBytes = 2048, kAmxProductChannels = 512, kAmxProductColumns = 256;
 constexpr int64_t kPassBytes = int64_t{96} << 20;  // gradients of one pass of the backward
 
@@ -76,18 +77,26 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
   }
   plan->chunk_b = std::clamp(kPassBytes / sample_bytes(plan->chunk_d), int64_t{1}, std::max(int64_t{1}, problem.B));
 
+  // The more channels a task of d_weight has, the less often G is read; they are shared out evenly.
+  const int64_t widest = *std::max_element(problem.C, problem.C + problem.M);
+  const int64_t channel_tiles = std::max(int64_t{1}, ceil_div(widest, kernels.mr));
+  const int64_t most_tiles = ceil_div(amx ? kAmxProductChannels : kProductChannels, kernels.mr);
   plan->product_rows = amx ? plan->block_rows : ceil_div(plan->block_rows / kernels.mr, 2) * kernels.mr;
-  plan->product_channels = amx ? kAmxProductChannels : plan->product_rows;
+  plan->product_channels = ceil_div(channel_tiles, ceil_div(channel_tiles, most_tiles)) * kernels.mr;
   plan->product_d = std::min(plan->chunk_d, amx ? kAmxProductColumns : plan->unit_d);
-  const auto product_tasks = [&] {  // of d_weight, a chunk
-    int64_t tasks = 0;
-    for (int m = 0; m < problem.M; ++m) tasks += ceil_div(problem.C[m], plan->product_channels);
-    return tasks * ceil_div(plan->chunk_d, plan->product_d);
+  const auto tasks = [&] {  // of d_weight, a chunk
+    int64_t count = 0;
+    for (int m = 0; m < problem.M; ++m) count += ceil_div(problem.C[m], plan->product_channels);
+    return count * ceil_div(plan->chunk_d, plan->product_d);
   };
-  const int64_t least = tasks_wanted(num_threads) / 2;
-  while (product_tasks() < least && plan->product_d > nr) plan->product_d = ceil_div(plan->product_d / 2, nr) * nr;
-  while (product_tasks() < least && plan->product_channels > kernels.mr) {
+  const int64_t least = tasks_wanted(num_threads) / 4;
+  while (tasks() < least && plan->product_d > nr) plan->product_d = ceil_div(plan->product_d / 2, nr) * nr;
+  while (tasks() < least && plan->product_channels > kernels.mr) {
     plan->product_channels = ceil_div(plan->product_channels / 2, kernels.mr) * kernels.mr;
+  }
+  while (problem.M * ceil_div(plan->chunk_b * problem.L, plan->product_rows) < least &&
+         plan->product_rows > kernels.mr) {
+    plan->product_rows = ceil_div(plan->product_rows / 2, kernels.mr) * kernels.mr;
   }
 
   Arena forward(nullptr), backward(nullptr);

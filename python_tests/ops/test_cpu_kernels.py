@@ -470,7 +470,7 @@ def test_scratch_of_the_real_case(dtype):
     """VGG at 448 x 448: scratch is a few per cent of the 1.6 GB (float32) that eager needs."""
     plan = plan_of(8, 784, (512,) * 3, 8192, dtype)
     assert plan["fwd_scratch_bytes"] < 0.03 * 0.4e9 * dtype.itemsize
-    assert plan["bwd_scratch_bytes"] < 0.15 * 0.4e9 * dtype.itemsize
+    assert plan["bwd_scratch_bytes"] < 0.2 * 0.4e9 * dtype.itemsize
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
