@@ -33,10 +33,13 @@ class Case:
 
     def minimum_bytes(self, interactions: str, itemsize: int) -> int:
         """Features and weights read once, result written once in float32."""
-        tuples = INTERACTIONS[interactions]
-        count = 1 + max(max(t) for t in tuples)
+        count = 1 + max(max(t) for t in INTERACTIONS[interactions])
         read = count * (self.batch * self.side**2 * self.channels + self.channels * self.dim) * itemsize
-        return read + 4 * self.batch * len(tuples) * self.dim
+        return read + self.result_bytes(interactions)
+
+    def result_bytes(self, interactions: str) -> int:
+        """The result, in float32."""
+        return 4 * self.batch * len(INTERACTIONS[interactions]) * self.dim
 
     def scaled(self, batch: int) -> Case:
         """The same shape with another batch size."""
@@ -78,17 +81,22 @@ def eager(
     features: list[Tensor], weights: list[Tensor], biases: list[Tensor], interactions: str, layout: str
 ) -> Tensor:
     """What users write today: projections, products and sums as separate torch operations, in the operand type."""
-    maps = [x.flatten(2).transpose(1, 2) if layout == "NCHW" else x for x in features]
-    projections = [x @ w + b.to(w.dtype) for x, w, b in zip(maps, weights, biases, strict=True)]
+    projected = projections(features, weights, biases, layout)
     pooled = []
     for t in INTERACTIONS[interactions]:
-        product = projections[t[0]]
+        product = projected[t[0]]
         for m in t[1:]:
-            product = product * projections[m]
+            product = product * projected[m]
         pooled.append(product.sum(1))
     p = torch.stack(pooled, 1).float()
     s = torch.sign(p) * (torch.sqrt(p.abs() + 0.03**2) - 0.03)
     return (s / torch.sqrt((s * s).sum(2, keepdim=True) + 1e-7)).flatten(1)
+
+
+def projections(features: list[Tensor], weights: list[Tensor], biases: list[Tensor], layout: str) -> list[Tensor]:
+    """The products of matrices alone, ``[B, L, D]`` each."""
+    maps = [x.flatten(2).transpose(1, 2) if layout == "NCHW" else x for x in features]
+    return [x @ w + b.to(w.dtype) for x, w, b in zip(maps, weights, biases, strict=True)]
 
 
 def ours(
@@ -128,4 +136,4 @@ def step(run: Callable[[], Tensor], leaves: list[Tensor], *, backward: bool) -> 
     return forward
 
 
-__all__ = ["CASES", "INTERACTIONS", "Case", "eager", "operands", "ours", "step"]
+__all__ = ["CASES", "INTERACTIONS", "Case", "eager", "operands", "ours", "projections", "step"]

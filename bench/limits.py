@@ -1,10 +1,15 @@
-"""What the machine can do, measured in the same run: matrix multiplication rate and copy bandwidth."""
+"""What the machine can do, measured in the same run: multiplication in registers or by torch.mm, copy bandwidth."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+
+from c2f_ops._ops.choice import missing, room
 
 from .timing import interleave
 
@@ -26,3 +31,25 @@ def measure_limits(dtype: torch.dtype, device: str, *, seconds: float = 4.0, clo
     runs = {"mm": lambda: a @ b, "copy": lambda: target.copy_(source)}
     times = interleave(runs, device=device, seconds=seconds, clock=clock)
     return Limits(gemm=2 * n**3 / times["mm"].low, copy=2 * source.nbytes / times["copy"].low)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A run of 10 to 20 ms that multiplies register tiles of the CPU kernels without memory, and the flops it does."""
+
+    run: Callable[[], object]
+    flops: float
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, device: str) -> Peak | None:
+        """The multiply-adds that `multilinear_pool` would use for ``dtype`` here; None without kernels."""
+        if device != "cpu" or missing("cpu", "multilinear_pool"):
+            return None
+        probe = room("cpu", "multilinear_pool").peak
+        rounds, seconds = 500, 0.0
+        while seconds < 1e-2:
+            rounds *= 2
+            begin = time.perf_counter()
+            flops = probe(dtype, rounds)
+            seconds = time.perf_counter() - begin
+        return cls(partial(probe, dtype, rounds), flops)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ._ops.problem import Problem
 
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # DType of c2f/common.h
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # DType of c2f/dtype.h
 MAX_FACTORS, MAX_DEGREE, MAX_INTERACTIONS = 4, 4, 16
 
-_PRECISIONS = {"highest": 0, "high": 1, "medium": 2}
+PRECISIONS = {"highest": 0, "high": 1, "medium": 2}  # MatmulPrecision of c2f/dtype.h
 _ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2}
 _MASKS = {"none": 0, "bool": 1, "float": 2}
 _SQRT_MODES = {"none": 0, "shifted": 1, "caffe": 2, "plus_eps": 3, "smooth": 4}
@@ -28,7 +28,7 @@ def encode(problem: Problem, precision: str = "highest") -> tuple[Any, ...]:
         problem.width,
         problem.channels,
         DTYPES[problem.dtype],
-        _PRECISIONS[precision],
+        PRECISIONS[precision],
         _ACTIVATIONS[problem.activation],
         _MASKS[problem.mask],
         problem.interactions,

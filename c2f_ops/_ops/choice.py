@@ -24,11 +24,15 @@ SAVE_BUDGET_BYTES = 2**31
 
 # Flops per byte at which rebuilding a projection costs as much as writing and reading it, by operand size (spec: c > s
 # TC / BW). H200: 790 TFLOP/s at 16 bits and 50 TFLOP/s in float32 against 4.3 TB/s. On CPUs saving wins at any width,
-# save where AMX multiplies bfloat16: to map, write and read fresh memory takes longer up to c = 1600 (measured:
-# forward and backward with saved projections take 1.4 times as long at c = 512, 0.9 times at 2048).
+# but where AMX multiplies operands of one plane: to map, write and read fresh memory takes longer up to c = 1600 (the
+# VGG case of bench/cases.py on a Xeon with AMX: forward and backward with saved projections take 1.4 times as long).
 _RIDGE = {"cuda": {2: 184.0, 4: 12.0, 8: 12.0}}
 _AMX_RIDGE = 800.0
-_GRAM_MARGIN = 0.9
+# Largest cost of the Gram path, in parts of the direct one, at which it is taken. On a CPU the direct kernels reach more
+# of the machine than Gram's products in torch do, above all on AMX, in one plane or two (HBP at C = 512, cost 0.72: 1.0,
+# 0.1 and 0.5 of the speed forward and backward).
+_GRAM_MARGIN = {"cuda": 0.9, "cpu": 0.6}
+_GRAM_MARGIN_AMX = {1: 0.1, 2: 0.3}
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def choose_algo(problem: Problem, algo: str) -> tuple[str, str]:
     if obstacle or problem.dtype == torch.float64:
         return "direct", "interactions need the projections" if obstacle else "float64 takes the direct reference"
     ratio = gram_cost_ratio(problem)
-    if ratio < _GRAM_MARGIN:
+    if ratio < _GRAM_MARGIN_AMX.get(_amx_planes(problem), _GRAM_MARGIN.get(problem.device.type, 0.9)):
         return "gram", f"pairs only, Gram costs {round(ratio, 2)} of the direct path"
     return "direct", f"pairs only, but Gram would cost {round(ratio, 2)} of the direct path"
 
@@ -103,20 +107,24 @@ def choose_recompute(problem: Problem, recompute: bool | str) -> bool:
         return bool(recompute)
     size = problem.dtype.itemsize
     ridge = _RIDGE.get(problem.device.type, {}).get(size, 0.0)
-    if problem.device.type == "cpu" and problem.dtype == torch.bfloat16 and _has_amx():
+    if _amx_planes(problem) == 1:
         ridge = _AMX_RIDGE
     factors = len(problem.channels)
     worth = sum(problem.channels) > factors * size * ridge
     return not (worth and factors * problem.batch * problem.positions * problem.width * size <= SAVE_BUDGET_BYTES)
 
 
-def _has_amx() -> bool:
-    """Whether the CPU kernels multiply bfloat16 on AMX here."""
-    return missing("cpu", "multilinear_pool") is None and room("cpu", "multilinear_pool").has_amx()
+def _amx_planes(problem: Problem) -> int:
+    return _planes(problem.dtype) if problem.device.type == "cpu" else 0
+
+
+def _planes(dtype: torch.dtype) -> int:
+    """How the CPU kernels multiply ``dtype`` on AMX here: in one plane of bfloat16 or two; 0: not."""
+    return 0 if missing("cpu", "multilinear_pool") else room("cpu", "multilinear_pool").amx_planes(dtype)
 
 
 # What torch.compiler.assume_constant_result sets, without the import of the compiler that it costs.
-_has_amx._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_planes._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def choose_backend(problem: Problem, backend: str, algo: str) -> Choice:

@@ -12,6 +12,7 @@ _Dtypes = Annotated[str, option(DATA, "float32, bfloat16, float16.")]
 _Backend = Annotated[str, option(MACHINE, "auto, reference, cpu, triton or cuda.")]
 _Seconds = Annotated[float, option(MACHINE, "Time for each row.")]
 _Compiled = Annotated[bool, option(MACHINE, "Measure torch.compile too.", "--compile/--no-compile")]
+_Clock = Annotated[str, option(MACHINE, "wall, or cpu: processor time of all threads.")]
 _Out = Annotated[Path | None, option(MACHINE, "JSON file to write; the table goes beside it.")]
 
 
@@ -26,6 +27,8 @@ def bench_pool(
     device: OnDevice = "auto",
     seconds: _Seconds = 20.0,
     compiled: _Compiled = True,
+    precisions: Annotated[str, option(DATA, "Of float32 products: highest, high, medium.")] = "highest",
+    clock: _Clock = "wall",
     out: _Out = None,
 ) -> None:
     """Time multilinear_pool on real shapes, interleaved with its rivals, with limits and peak memory.
@@ -47,6 +50,8 @@ def bench_pool(
         seconds=seconds,
         compiled=compiled,
         batch=batch,
+        precisions=_chosen("precisions", precisions, ("highest", "high", "medium")),
+        clock=_chosen("clock", clock, ("wall", "cpu"))[0],
     )
     print(table(record))
     if out is not None:
@@ -60,7 +65,7 @@ def bench_falcon_loss(
     device: OnDevice = "auto",
     seconds: _Seconds = 10.0,
     compiled: _Compiled = True,
-    clock: Annotated[str, option(MACHINE, "wall, or cpu: processor time of all threads.")] = "wall",
+    clock: _Clock = "wall",
     out: _Out = None,
 ) -> None:
     """Time falcon_loss with its gradient against the dense masked form, interleaved, with limits and peak memory."""
@@ -79,7 +84,7 @@ def bench_class_attentive_loss(
     device: OnDevice = "auto",
     seconds: _Seconds = 10.0,
     compiled: _Compiled = True,
-    clock: Annotated[str, option(MACHINE, "wall, or cpu: processor time of all threads.")] = "wall",
+    clock: _Clock = "wall",
     out: _Out = None,
 ) -> None:
     """Time class_attentive_loss and its gradient against the form with all pairs, interleaved, with peak memory."""

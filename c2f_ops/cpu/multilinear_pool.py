@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._encoding import address, encode, size_obstacle, strided
+from .._encoding import DTYPES, PRECISIONS, address, encode, size_obstacle, strided
 from .._ops.problem import Problem
 from . import num_threads
 
@@ -41,17 +41,25 @@ def unvalidated(problem: Problem) -> str | None:
     return None
 
 
-def has_amx() -> bool:
-    """Whether bfloat16 is multiplied on AMX here."""
-    return _native.module().cpu_isa() == "amx"
-
-
 def matmul_precision() -> str:
     """What `torch.set_float32_matmul_precision` was told; "highest" where it and newer settings contradict."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
         return "highest"
+
+
+def amx_planes(dtype: torch.dtype) -> int:
+    """How many bfloat16 an operand is on AMX: one rounded, two that sum to it; 0: this type does not run there."""
+    if _native.module().cpu_isa() != "amx":
+        return 0
+    wide = {"highest": 0, "high": 2, "medium": 1}[matmul_precision()]
+    return {torch.bfloat16: 1, torch.float16: 2, torch.float32: wide}.get(dtype, 0)
+
+
+def peak(dtype: torch.dtype, rounds: int) -> float:
+    """Multiply register tiles as the kernels do, ``rounds`` times on every thread without memory; the flops done."""
+    return _native.module().cpu_peak(DTYPES[dtype], PRECISIONS[matmul_precision()], rounds, num_threads())
 
 
 def algorithm(problem: Problem, algo: str) -> str:

@@ -5,6 +5,7 @@
 
 #include "bindings/bindings.h"
 #include "build_facts.h"
+#include "c2f/cpu_peak.h"
 #include "cpu/cpu_features.h"
 
 namespace py = pybind11;
@@ -34,6 +35,11 @@ py::dict build_info() {
   return info;
 }
 
+double cpu_peak(int32_t dtype, int32_t precision, int64_t rounds, int num_threads) {
+  const py::gil_scoped_release release;
+  return c2f::run_cpu_peak(static_cast<c2f::DType>(dtype), static_cast<c2f::MatmulPrecision>(precision), rounds, num_threads);
+}
+
 py::dict cpu_features() {
   const c2f::CpuFeatures& f = c2f::cpu_features();
   py::dict features;
@@ -60,6 +66,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "Version, commit, compilers, instruction sets and CUDA architectures of this build.");
   m.def("cpu_features", &cpu_features, "Features that processor and operating system allow, name -> bool.");
   m.def("cpu_isa", [] { return c2f::isa_name(c2f::cpu_isa()); }, "Instruction set of the CPU kernels; C2F_CPU_ISA forces one.");
+  m.def("cpu_peak", &cpu_peak, py::arg("dtype"), py::arg("precision"), py::arg("rounds"), py::arg("num_threads"),
+        "Multiply in registers alone; returns the flops done.");
 
   c2f::bind_class_attentive_supcon_cpu(m);
   c2f::bind_falcon_loss_cpu(m);

@@ -71,6 +71,11 @@ using FormGradFn = void (*)(const GradTerm* terms, int count, int rows, int n, c
 // x = act(x) over n values, n a multiple of nr; not for 0.
 using ActivateFn = void (*)(int activation, int64_t n, float* x);
 
+// The multiply-adds of a tile over one step of k, `rounds` times, all in registers; returns the flops of the products
+// that they make up. `operands` is read first and written last.
+inline constexpr int kPeakFloats = 512;
+using PeakFn = double (*)(int64_t rounds, float* operands);
+
 struct Kernels {
   const char* isa;
   int mr, nr;
@@ -91,6 +96,7 @@ struct Kernels {
   HadamardSumFn hadamard_sum[5];  // by degree, 1..4
   FormGradFn form_grad;
   ActivateFn activate;
+  PeakFn peak;
 };
 
 extern const Kernels kKernelsPortable;

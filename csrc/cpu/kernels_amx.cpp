@@ -101,6 +101,29 @@ void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, 
   }
 }
 
+template <int kPlanes>
+double peak(int64_t rounds, float* operands) {
+  constexpr int kProducts = kPlanes == 2 ? 3 : 1;
+  enter();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_loadd(4, operands, 64);
+  _tile_loadd(5, operands + 16 * 16, 64);
+  _tile_loadd(6, operands, 64);
+  _tile_loadd(7, operands + 16 * 16, 64);
+  for (int64_t round = 0; round < rounds; ++round) {
+    _tile_dpbf16ps(0, 6, 4);
+    _tile_dpbf16ps(1, 6, 5);
+    _tile_dpbf16ps(2, 7, 4);
+    _tile_dpbf16ps(3, 7, 5);
+  }
+  _tile_stored(0, operands, 64);
+  leave();
+  return 2.0 * kMr * kNr * kStep * static_cast<double>(rounds) / kProducts;
+}
+
 // ---- planes -------------------------------------------------------------------------------------
 
 using Words = __m512i;  // 32 bfloat16, or 16 pairs of them
@@ -375,6 +398,7 @@ constexpr Kernels make_kernels(const char* isa) {
   kernels.hadamard_sum[3] = hadamard_sum<3>;
   kernels.hadamard_sum[4] = hadamard_sum<4>;
   kernels.activate = activate;
+  kernels.peak = peak<kPlanes>;
   return kernels;
 }
 

@@ -38,6 +38,26 @@ void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, 
   }
 }
 
+double peak(int64_t rounds, float* operands) {
+  const Vec x = load(operands), y = load(operands + kLanes);
+  Vec sum[kMr][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < kMr; ++i) {
+    sum[i][0] = load(operands + 2 * i * kLanes);
+    sum[i][1] = load(operands + (2 * i + 1) * kLanes);
+  }
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kMr; ++i) {
+      sum[i][0] = sum[i][0] * x + y;
+      sum[i][1] = sum[i][1] * x + y;
+    }
+  }
+  for (int i = 1; i < kMr; ++i) sum[0][0] += sum[i][0] + sum[i][1];
+  store(sum[0][0], operands);
+  return 4.0 * kMr * kLanes * static_cast<double>(rounds);
+}
+
 // ---- packing ------------------------------------------------------------------------------------
 
 template <typename T>
@@ -129,5 +149,6 @@ constexpr Kernels make_kernels(const char* isa, std::integer_sequence<int, kInde
           {store_rows<float>, store_rows<BFloat16>, store_rows<Float16>},
           {nullptr, hadamard_sum<1>, hadamard_sum<2>, hadamard_sum<3>, hadamard_sum<4>},
           form_grad<FloatRow>,
-          activate};
+          activate,
+          peak};
 }

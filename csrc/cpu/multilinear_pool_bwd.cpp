@@ -318,16 +318,7 @@ class Backward {
           void* a = prepacked ? staged_channels(m, c0 / mr + t, k0)
                               : operands_.packed(local.channels, t * mr * kernels_.block_k);
           float* out = local.d_w + (panel * tiles + t) * tile;
-          // Along the way a slice of the channels' next block of k.
-          const int64_t slice = (panel * tiles + t) * (kernels_.block_k / nr) * kAheadBytes;
-          const int64_t block_bytes = kernels_.block_k * mr * kernels_.operand_bytes;
-          const int64_t of_tile = slice / block_bytes;
-          const char* next = nullptr;
-          if (prepacked && k0 + kernels_.block_k < rows && of_tile < tiles) {
-            next = static_cast<const char*>(staged_channels(m, c0 / mr + of_tile, k0 + kernels_.block_k)) +
-                   slice % block_bytes;
-          }
-          gemm(K, a, tile, b, k0 == 0 ? kZeros : nullptr, out, next);
+          gemm(K, a, tile, b, k0 == 0 ? kZeros : nullptr, out, next_channels(m, c0, tiles, k0, panel * tiles + t));
         }
       }
     }
@@ -338,6 +329,14 @@ class Backward {
                               columns(width_, first + panel), local.d_w + (panel * tiles + t) * tile);
       }
     }
+  }
+
+  // What tile number `call` of a block of k fetches ahead: a slice of the staged channels' next block.
+  const void* next_channels(int m, int64_t c0, int64_t tiles, int64_t k0, int64_t call) const {
+    const int64_t next = k0 + kernels_.block_k, slice = call * (kernels_.block_k / kernels_.nr) * kAheadBytes;
+    const int64_t block_bytes = kernels_.block_k * kernels_.mr * kernels_.operand_bytes, t = slice / block_bytes;
+    if (shared_.x[m] == nullptr || next >= shared_.rows.count || t >= tiles) return nullptr;
+    return static_cast<const char*>(staged_channels(m, c0 / kernels_.mr + t, next)) + slice % block_bytes;
   }
 
   // Channels of the pass as A operands over its rows, for all weight gradients of the pass.

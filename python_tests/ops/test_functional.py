@@ -102,12 +102,22 @@ def _problem(**changes):
     return Problem(**{**facts, **changes})
 
 
-def test_gram_is_taken_by_its_inequality():
+@pytest.fixture
+def planes(monkeypatch):
+    """Set how the CPU kernels are taken to multiply on AMX: in one plane, two, or not (0)."""
+    return lambda count: monkeypatch.setattr(choice, "_planes", lambda dtype: count)
+
+
+def test_gram_is_taken_by_its_inequality(planes):
+    planes(0)
     assert choice.gram_cost_ratio(_problem()) == pytest.approx(0.72, abs=0.01)
     assert choice.gram_cost_ratio(_problem(channels=(2048,) * 3, positions=196)) == pytest.approx(10.7, abs=0.05)
     assert choice.gram_cost_ratio(_problem(channels=(768,) * 3, positions=1024)) == pytest.approx(0.84, abs=0.01)
-    assert choice.choose_algo(_problem(), "auto")[0] == "gram"
-    assert choice.choose_algo(_problem(channels=(1024,) * 3), "auto")[0] == "direct"
+    assert choice.choose_algo(_problem(channels=(256,) * 3), "auto")[0] == "gram"
+    assert choice.choose_algo(_problem(channels=(512,) * 3), "auto")[0] == "direct"
+    cuda = dict(device=torch.device("cuda"))
+    assert choice.choose_algo(_problem(**cuda), "auto")[0] == "gram"
+    assert choice.choose_algo(_problem(**cuda, channels=(1024,) * 3), "auto")[0] == "direct"
     for change in (
         dict(interactions=c2f_ops.MLP),
         dict(activation="relu"),
@@ -115,7 +125,11 @@ def test_gram_is_taken_by_its_inequality():
         dict(dtype=torch.float16),
         dict(dtype=torch.float64),
     ):
-        assert choice.choose_algo(_problem(**change), "auto")[0] == "direct"
+        assert choice.choose_algo(_problem(**{"channels": (64,) * 3, **change}), "auto")[0] == "direct"
+    for count, channels in ((1, 64), (2, 200)):
+        planes(count)
+        assert choice.choose_algo(_problem(channels=(channels,) * 3), "auto")[0] == "gram"
+        assert choice.choose_algo(_problem(channels=(256,) * 3), "auto")[0] == "direct"
 
 
 def test_saving_follows_cost_and_budget():
@@ -127,13 +141,12 @@ def test_saving_follows_cost_and_budget():
     assert choice.choose_recompute(_problem(), True) and not choice.choose_recompute(_problem(batch=64), False)
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_saving_costs_more_than_amx(amx, monkeypatch):
-    monkeypatch.setattr(choice, "_has_amx", lambda: amx)
-    for channels, rebuild in ((512, amx), (2048, False)):
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_one_plane_on_amx_rebuilds_up_to_1600_channels(count, planes):
+    planes(count)
+    for channels, rebuild in ((1600, count == 1), (1601, False)):
         problem = _problem(dtype=torch.bfloat16, channels=(channels,) * 3)
         assert choice.choose_recompute(problem, "auto") == rebuild
-    assert not choice.choose_recompute(_problem(), "auto")
 
 
 def test_explain_says_what_runs_and_why():
