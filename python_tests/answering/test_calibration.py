@@ -108,7 +108,7 @@ def test_weights_without_images_or_heads(small) -> None:
     one = [torch.zeros(1, 2), torch.zeros(1, 4)]
     assert fit_path_weights(one, torch.tensor([-1]), small).tolist() == [0.5, 0.5]
     for heads in ([2], [0, 0], []):
-        with pytest.raises(ValueError, match="fit_path_weights: heads must be some of the levels 0..1, each once"):
+        with pytest.raises(ValueError, match=r"fit_path_weights: heads must be some of the levels 0\.\.1, each once"):
             fit_path_weights(none, leaves, small, heads)
 
 
@@ -117,9 +117,9 @@ def test_fits_refuse_what_they_cannot_fit(small) -> None:
     with pytest.raises(ValueError, match="log_probs must be finite"):
         fit_path_weights([coarse.log(), fine], torch.arange(3), small)
     assert fit_path_weights([coarse.log(), fine], torch.arange(3), small, [1])[0] == 0, "a head without a say"
-    with pytest.raises(ValueError, match="fit_path_weights: leaves must be integers, got torch.float32"):
+    with pytest.raises(ValueError, match=r"fit_path_weights: leaves must be integers, got torch\.float32"):
         fit_path_weights([coarse, fine], torch.zeros(3), small)
-    with pytest.raises(ValueError, match="fit_temperature: labels must be integers, got torch.float32"):
+    with pytest.raises(ValueError, match=r"fit_temperature: labels must be integers, got torch\.float32"):
         fit_temperature(fine, torch.zeros(3))
     with pytest.raises(ValueError, match=r"calibrate: logits must have the shapes \[N, 2\], \[N, 4\], got \[3, 2\]"):
         calibrate({8: [coarse]}, small.ancestors[:3], small)

@@ -126,7 +126,7 @@ def test_a_frame_that_is_not_finite_is_refused_and_leaves_no_trace(small, calibr
     stream.update(frame(0.4, 0.25, 0.1, 0.25), None)
     before = stream.to_dict()
     for value in (math.nan, math.inf):
-        with pytest.raises(ValueError, match="ObjectStream.update: logits must be finite, got nan or inf"):
+        with pytest.raises(ValueError, match=r"ObjectStream\.update: logits must be finite, got nan or inf"):
             stream.update([torch.zeros(1, 2), torch.tensor([[0.0, value, 0.0, 0.0]])], None)
     assert stream.to_dict() == before
 
