@@ -194,6 +194,27 @@ def test_answers_are_saved_without_pickles(three, tmp_path) -> None:
             assert np.array_equal(saved[name], getattr(outputs, name).numpy(), equal_nan=name == "confidence")
 
 
+def test_files_are_there_in_whole_or_not_at_all(three, tmp_path, monkeypatch) -> None:
+    outputs, metrics, images, _, tree, config, _ = three
+    page, saved = tmp_path / "index.html", tmp_path / "predictions.npz"
+    write_page(metrics, outputs, images, tree, config, page, title="old")
+    outputs.save(saved)
+    before = page.read_bytes(), saved.read_bytes()
+    save = np.savez_compressed
+
+    def torn(file, **_) -> None:
+        save(file, labels=np.zeros(1))
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez_compressed", torn)
+    with pytest.raises(OSError, match="disk full"):
+        outputs.save(saved)
+    monkeypatch.setattr("os.replace", lambda *_: torn(io.BytesIO()))
+    with pytest.raises(OSError, match="disk full"):
+        write_page(metrics, outputs, images, tree, config, page, title="new")
+    assert (page.read_bytes(), saved.read_bytes()) == before and len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_level_without_a_head_has_its_mapped_accuracy(evaluated, tmp_path) -> None:
     tasks = (("level0", 16), ("level1", 24), ("level1", 32))
     outputs, metrics, images, _, tree, config, _ = evaluated(3, resolutions=(), tasks=tasks)
