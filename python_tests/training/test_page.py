@@ -212,7 +212,8 @@ def test_files_are_there_in_whole_or_not_at_all(three, tmp_path, monkeypatch) ->
     monkeypatch.setattr("os.replace", lambda *_: torn(io.BytesIO()))
     with pytest.raises(OSError, match="disk full"):
         write_page(metrics, outputs, images, tree, config, page, title="new")
-    assert (page.read_bytes(), saved.read_bytes()) == before and len(list(tmp_path.iterdir())) == 2
+    as_before = (page.read_bytes(), saved.read_bytes()) == before
+    assert as_before and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_level_without_a_head_has_its_mapped_accuracy(evaluated, tmp_path) -> None:
