@@ -14,12 +14,12 @@ from torch import Tensor
 
 from .._files import read_json, write_json
 from ..hierarchy import Hierarchy
-from .decoding import check_logits, descend, path_scores, posteriors
+from .decoding import check_shapes, descend, path_scores, posteriors
+from .fitting import default_weights, fit_path_weights, fit_temperature
 from .rule import Z, choose_thresholds
 
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 TARGET = 0.95
-LEAST_SCALE = 0.02  # a temperature of 50
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,11 @@ class Calibration:
         """Return what holds without held-out images: T = 1, equal weights of ``heads``, and no promise of precision.
 
         Every level down to the finest of ``heads`` is answered.
+
+        Raises:
+            ValueError: heads are none, not levels of the tree, or repeated.
         """
-        row = _default_weights(hierarchy, heads)
+        row = default_weights("Calibration", hierarchy, heads)
         finest = max(k for k, weight in enumerate(row) if weight)
         thresholds = tuple(0.0 if k <= finest else math.inf for k in range(hierarchy.num_levels))
         return cls(
@@ -70,21 +73,29 @@ class Calibration:
         )
 
     def _row(self, side: int | None) -> int:
-        """The row of the side nearest as a ratio, the smaller of two as near; the last one for None."""
-        if side is None or not self.sides:
-            return len(self.sides)
-        return min(range(len(self.sides)), key=lambda i: abs(math.log(self.sides[i] / side)))
+        """The row of the `nearest_side`; the last one for None."""
+        if side is not None and side < 1:
+            raise ValueError(f"Calibration: side must be None or at least 1, got {side}")
+        return len(self.sides) if side is None or not self.sides else nearest_side(self.sides, side)
 
     def temperatures_of(self, side: int | None) -> tuple[float, ...]:
-        """Return T of every level for images of a side, None for an unknown one."""
+        """Return T of every level for images of a side, None for an unknown one.
+
+        Raises:
+            ValueError: the side is below 1.
+        """
         return self.temperatures[self._row(side)]
 
     def temperature(self, level: int, side: int | None) -> float:
-        """Return T of one level."""
+        """Return T of one level; see `temperatures_of`."""
         return self.temperatures_of(side)[level]
 
     def weights_of(self, side: int | None) -> tuple[float, ...]:
-        """Return the weight of every level for images of a side, None for an unknown one."""
+        """Return the weight of every level for images of a side, None for an unknown one.
+
+        Raises:
+            ValueError: the side is below 1.
+        """
         return self.weights[self._row(side)]
 
     def thresholds_of(self, target: float = TARGET) -> tuple[float, ...]:
@@ -103,7 +114,7 @@ class Calibration:
         return self.thresholds[self.targets.index(target)]
 
     def scores(self, logits: Sequence[Tensor], hierarchy: Hierarchy, side: int | None) -> Tensor:
-        """Return `path_scores` of images of a side."""
+        """Return `path_scores` of images of a side, with the same errors."""
         return path_scores(logits, hierarchy, self.temperatures_of(side), self.weights_of(side))
 
     def check(self, hierarchy: Hierarchy) -> None:
@@ -120,17 +131,21 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
-        """Read what `to_dict` gave."""
+        """Read what `to_dict` gave.
+
+        Raises:
+            ValueError: the data are something else.
+        """
         try:
             values = dict(data)
             values["thresholds"] = [[math.inf if tau is None else tau for tau in row] for row in data["thresholds"]]
             for name in ("temperatures", "weights", "thresholds"):
                 values[name] = tuple(tuple(map(float, row)) for row in values[name])
-            for name in ("levels", "sides", "targets"):
-                values[name] = tuple(values[name])
+            for name, kind in (("levels", str), ("sides", int), ("targets", float)):
+                values[name] = tuple(map(kind, values[name]))
             return cls(**values)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"Calibration: data must be that of to_dict, got {error}") from None
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"Calibration: data must be that of to_dict, got {error!r}") from None
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the calibration, readable."""
@@ -138,88 +153,21 @@ class Calibration:
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Calibration:
-        """Read what `to_json` wrote."""
-        return cls.from_dict(read_json(Path(path)))
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: the file, which is named, is something else or cannot be read.
+        """
+        data = read_json(Path(path))
+        try:
+            return cls.from_dict(data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature T of softmax(z / T) that fits labels best.
-
-    Minimises over 1 / T the mean negative log-likelihood + (1 / T - 1)^2 / (2 N): convex, and the second term, a prior
-    that weighs as much as one image, keeps T away from 0 where few images are all right. At most 50; 1 without images.
-
-    Args:
-        logits: ``[N, C]``.
-        labels: LongTensor ``[N]``; -1 is left out.
-
-    Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
-    """
-    _check_fit("fit_temperature", "logits", logits, labels)
-    known = labels >= 0
-    scale = _fit_scales(logits[known].double()[None], labels[known], torch.ones(1, dtype=torch.float64), LEAST_SCALE)
-    return float(1 / scale[0])
-
-
-def fit_path_weights(
-    log_probs: Sequence[Tensor], leaves: Tensor, hierarchy: Hierarchy, heads: Sequence[int] | None = None
-) -> Tensor:
-    """Return the weights w >= 0 of the levels under which `path_scores` fit the finest labels best.
-
-    Minimises the mean negative log-likelihood of the softmax over leaves + |w - 1 / K|^2 / (2 N): convex; see
-    `fit_temperature` for the second term. 1 / K for each of the K heads without images.
-
-    Args:
-        log_probs: K tensors ``[N, n_k]``, log P_k, coarse to fine.
-        leaves: LongTensor ``[N]`` of finest labels; -1 is left out.
-        hierarchy: the tree.
-        heads: levels that take part; the others get weight 0.
-
-    Returns:
-        float64 ``[K]``.
-    """
-    check_logits("fit_path_weights", log_probs, hierarchy)
-    _check_fit("fit_path_weights", "log_probs", log_probs[-1], leaves)
-    known = leaves >= 0
-    start = torch.tensor(_default_weights(hierarchy, heads), dtype=torch.float64)
-    chosen = start.nonzero()[:, 0].tolist()
-    terms = torch.stack([log_probs[k][known].double()[:, hierarchy.ancestors[:, k]] for k in chosen])
-    start[chosen] = _fit_scales(terms, leaves[known], start[chosen], 0.0)
-    return start
-
-
-def _fit_scales(terms: Tensor, target: Tensor, prior: Tensor, least: float) -> Tensor:
-    """Minimise mean NLL of softmax(sum_m c_m terms[m]) + |c - prior|^2 / (2 N) over c >= ``least``.
-
-    Newton's method on the coordinates that are free to move, with halved steps: ``terms`` ``[M, N, C]``, few M.
-    """
-    c, n = prior.clone(), len(target)
-    if not n:
-        return c
-    picked = terms.gather(2, target.expand(len(c), n)[..., None])[..., 0]  # [M, N]
-
-    def objective(c: Tensor) -> Tensor:
-        scores = torch.einsum("m,mnc->nc", c, terms)
-        return (scores.logsumexp(1) - c @ picked).mean() + (c - prior).square().sum() / (2 * n)
-
-    for _ in range(100):
-        p = torch.einsum("m,mnc->nc", c, terms).softmax(1)
-        mean = torch.einsum("nc,mnc->mn", p, terms)
-        gradient = (mean - picked).mean(1) + (c - prior) / n
-        spread = ((terms - mean[..., None]) * p.sqrt()).flatten(1)
-        hessian = (spread @ spread.T + torch.eye(len(c), dtype=c.dtype)) / n
-        free = (c > least) | (gradient < 0)
-        if not free.any() or gradient[free].abs().max() < 1e-10:
-            break
-        step = torch.zeros_like(c)
-        step[free] = -torch.linalg.solve(hessian[free][:, free], gradient[free])
-        before, length = objective(c), 1.0
-        while objective((c + length * step).clamp(min=least)) > before and length > 1e-9:
-            length /= 2
-        moved = (c + length * step).clamp(min=least)
-        if length <= 1e-9 or torch.equal(moved, c):  # at the limit of rounding
-            break
-        c = moved
-    return c
+def nearest_side(sides: Sequence[int], side: int) -> int:
+    """Return the index in rising ``sides`` of the one nearest to ``side`` as a ratio, the smaller of two as near."""
+    return min(range(len(sides)), key=lambda i: max(sides[i] / side, side / sides[i]))
 
 
 def calibrate(
@@ -235,18 +183,28 @@ def calibrate(
     """Fit temperatures, weights and thresholds to held-out images that were seen at several sides.
 
     Args:
-        logits: side -> K tensors ``[N, n_k]``, coarse to fine, of the same images in the same order.
-        labels: LongTensor ``[N, K]``, -1 for unknown.
+        logits: side -> K tensors ``[N, n_k]``, coarse to fine, of the same images in the same order, of any floating
+            dtype and on any device; the fit is done on the CPU.
+        labels: integers ``[N, K]``, -1 for unknown.
         hierarchy: the tree.
         heads: levels whose heads are trained; by default all. The others keep T = 1 and get weight 0.
         targets: precisions that thresholds are chosen for.
         split: where the images came from, for the record.
         seed: of the split, for the record.
+
+    Returns:
+        The calibration, with a row for each of the sides and one for all together.
+
+    Raises:
+        ValueError: no images, or logits, labels, heads or targets that do not fit; labels that contradict the tree.
     """
-    labels = hierarchy.validate_labels(labels)
+    labels = hierarchy.validate_labels(labels).cpu()
     sides = tuple(sorted(logits))
     if not sides or not len(labels):
         raise ValueError("calibrate: logits must be of at least one image at one side, got none")
+    for side in sides:
+        check_shapes("calibrate", "logits", logits[side], hierarchy)
+    logits = {side: [z.cpu() for z in logits[side]] for side in sides}
     heads = range(hierarchy.num_levels) if heads is None else heads
     rows = [_fit_row(logits[side], labels, hierarchy, heads) for side in sides]
     mixture = [torch.cat(parts) for parts in zip(*(logits[side] for side in sides), strict=True)]
@@ -284,26 +242,6 @@ def _fit_row(
     return tuple(temperatures), tuple(weights.tolist())
 
 
-def _default_weights(hierarchy: Hierarchy, heads: Sequence[int] | None) -> tuple[float, ...]:
-    heads = range(hierarchy.num_levels) if heads is None else heads
-    if not heads or not set(heads) <= set(range(hierarchy.num_levels)):
-        raise ValueError(
-            f"Calibration: heads must be some of the levels 0..{hierarchy.num_levels - 1}, got {list(heads)}"
-        )
-    return tuple(1 / len(heads) if k in heads else 0.0 for k in range(hierarchy.num_levels))
-
-
 def _check_table(name: str, table: Sequence[Sequence[float]], rows: int, columns: int) -> None:
     if [len(row) for row in table] != [columns] * rows:
         raise ValueError(f"Calibration: {name} must be {rows} rows of {columns} numbers, got {table}")
-
-
-def _check_fit(function: str, argument: str, values: Tensor, labels: Tensor) -> None:
-    if values.ndim != 2 or labels.shape != values.shape[:1]:
-        raise ValueError(
-            f"{function}: {argument} must be [N, C] and labels [N], got {list(values.shape)} and {list(labels.shape)}"
-        )
-    if not values.isfinite().all():
-        raise ValueError(f"{function}: {argument} must be finite, got nan or inf")
-    if len(labels) and int(labels.max()) >= values.shape[1]:
-        raise ValueError(f"{function}: labels must be below {values.shape[1]}, got {int(labels.max())}")

@@ -23,22 +23,25 @@ def path_scores(
         score(leaf) = sum_k w_k log P_k(ancestor_k(leaf)),    P_k = softmax(z_k / T_k)
 
     Args:
-        logits: K tensors ``[N, n_k]``, coarse to fine.
+        logits: K tensors ``[N, n_k]``, coarse to fine, of any floating dtype.
         hierarchy: their tree.
         temperatures: T_k > 0; by default 1.
         weights: w_k >= 0; by default 1 / K. A head with weight 0 has no say.
 
     Returns:
         float64 ``[N, n_{K-1}]``.
+
+    Raises:
+        ValueError: the shapes do not fit the tree, or temperatures or weights are too few or out of range.
     """
-    check_logits("path_scores", logits, hierarchy)
+    check_shapes("path_scores", "logits", logits, hierarchy)
     levels = hierarchy.num_levels
     temperatures = (1.0,) * levels if temperatures is None else temperatures
     weights = (1 / levels,) * levels if weights is None else weights
-    for name, values, least in (("temperatures", temperatures, "above 0"), ("weights", weights, "from 0 up")):
-        bad = [v for v in values if not (v > 0 or (v == 0 and least == "from 0 up"))]
-        if len(values) != levels or bad:
-            raise ValueError(f"path_scores: {name} must be {levels} numbers {least}, got {list(values)}")
+    if len(temperatures) != levels or not all(t > 0 for t in temperatures):
+        raise ValueError(f"path_scores: temperatures must be {levels} numbers above 0, got {list(temperatures)}")
+    if len(weights) != levels or not all(w >= 0 for w in weights):
+        raise ValueError(f"path_scores: weights must be {levels} numbers from 0 up, got {list(weights)}")
     scores = logits[0].new_zeros((len(logits[0]), hierarchy.sizes[-1]), dtype=torch.float64)
     for z, path, temperature, weight in zip(logits, hierarchy.ancestors.T, temperatures, weights, strict=True):
         if weight:
@@ -52,11 +55,14 @@ def posteriors(scores: Tensor, hierarchy: Hierarchy) -> tuple[Tensor, ...]:
     A node never gets less than any of its children, in floating point too.
 
     Args:
-        scores: log-scores ``[N, n_{K-1}]`` of `path_scores`, or sums of such.
+        scores: log-scores ``[N, n_{K-1}]`` of `path_scores`, or sums of such; of any floating dtype.
         hierarchy: the tree.
 
     Returns:
         K tensors ``[N, n_k]``, float64, coarse to fine.
+
+    Raises:
+        ValueError: the shape does not fit the tree.
     """
     if scores.ndim != 2 or scores.shape[1] != hierarchy.sizes[-1]:
         raise ValueError(f"posteriors: scores must have shape [N, {hierarchy.sizes[-1]}], got {list(scores.shape)}")
@@ -72,13 +78,16 @@ def descend(values: Sequence[Tensor], hierarchy: Hierarchy) -> Tensor:
     """Go down from the root, at each level to the child with the highest value; ties go to the lowest id.
 
     Args:
-        values: K tensors ``[N, n_k]``, coarse to fine: posteriors, or logits.
+        values: K floating tensors ``[N, n_k]``, coarse to fine: posteriors, or logits.
         hierarchy: their tree.
 
     Returns:
         LongTensor ``[N, K]``, a path in every row.
+
+    Raises:
+        ValueError: the shapes do not fit the tree.
     """
-    check_logits("descend", values, hierarchy)
+    check_shapes("descend", "values", values, hierarchy)
     nodes = [values[0].argmax(1)]
     for k in range(1, hierarchy.num_levels):
         nodes.append(among_children(values[k], hierarchy, k, nodes[-1]).argmax(1))
@@ -108,7 +117,7 @@ def decode(
     the tree.
 
     Args:
-        logits: K tensors ``[N, n_k]``, coarse to fine.
+        logits: K tensors ``[N, n_k]``, coarse to fine, of any floating dtype.
         hierarchy: their tree.
         mode: one of the four.
         temperatures: of ``"path"`` and ``"best_leaf"``; see `path_scores`.
@@ -116,10 +125,14 @@ def decode(
 
     Returns:
         LongTensor ``[N, K]``.
+
+    Raises:
+        ValueError: no such mode, or logits that do not fit the tree or are not finite; see also `path_scores`.
     """
     if mode not in MODES:
         raise ValueError(f"decode: mode must be one of {', '.join(MODES)}, got {mode!r}")
-    check_logits("decode", logits, hierarchy)
+    check_shapes("decode", "logits", logits, hierarchy)
+    check_finite("decode", "logits", logits)
     if mode == "independent":
         return torch.stack([z.argmax(1) for z in logits], dim=1)
     if mode == "top_down":
@@ -130,10 +143,16 @@ def decode(
     return descend(posteriors(scores, hierarchy), hierarchy)
 
 
-def check_logits(function: str, logits: Sequence[Tensor], hierarchy: Hierarchy) -> None:
-    """Raise ValueError unless ``logits`` are K tensors ``[N, n_k]``."""
-    shapes = [list(z.shape) for z in logits]
+def check_shapes(function: str, argument: str, values: Sequence[Tensor], hierarchy: Hierarchy) -> None:
+    """Raise ValueError unless ``values`` are K tensors ``[N, n_k]``."""
+    shapes = [list(z.shape) for z in values]
     rows = shapes[0][0] if shapes and shapes[0] else 0
     if shapes != [[rows, n] for n in hierarchy.sizes]:
         wanted = ", ".join(f"[N, {n}]" for n in hierarchy.sizes)
-        raise ValueError(f"{function}: logits must have the shapes {wanted}, got {', '.join(map(str, shapes))}")
+        raise ValueError(f"{function}: {argument} must have the shapes {wanted}, got {', '.join(map(str, shapes))}")
+
+
+def check_finite(function: str, argument: str, values: Sequence[Tensor]) -> None:
+    """Raise ValueError unless ``values`` are all finite."""
+    if not all(z.isfinite().all() for z in values):
+        raise ValueError(f"{function}: {argument} must be finite, got nan or inf")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..hierarchy import Hierarchy
-from .decoding import among_children, check_logits
+from .decoding import among_children, check_shapes
 
 Z = 1.645  # of a one-sided bound at 95 %
 
@@ -48,6 +48,9 @@ class Answer:
 def wilson_lower(right: float, n: int, z: float = Z) -> float:
     """Return the lower end of Wilson's interval for the share ``right / n``; 0 for none of none.
 
+    Raises:
+        ValueError: ``right`` is not in 0..n.
+
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
     """
     if n < 0 or not 0 <= right <= n:
@@ -71,12 +74,18 @@ def choose_thresholds(
     least ``target``. Where no p has it, the threshold is inf: the level, and every finer one, is never answered.
 
     Args:
-        best: posteriors ``[N, K]`` of the nodes that greedy descent picks.
+        best: posteriors ``[N, K]`` of the nodes that greedy descent picks, on any device.
         right: ``[N, K]``, 1 where the node is the true one, 0 where not, -1 where the truth is unknown.
         target: precision wanted.
         images: LongTensor ``[N]``, which image a row shows. Rows of one image, seen at several sides, err together, so
             the bound counts images and not rows. By default each row is an image of its own.
         z: quantile of the bound, one-sided 95 % by default.
+
+    Returns:
+        K thresholds.
+
+    Raises:
+        ValueError: the shapes do not fit, or the target is not between 0 and 1.
     """
     if best.ndim != 2 or best.shape != right.shape:
         raise ValueError(
@@ -85,8 +94,10 @@ def choose_thresholds(
         )
     if not 0 < target < 1:
         raise ValueError(f"choose_thresholds: target must be between 0 and 1, got {target}")
-    images = torch.arange(len(best)) if images is None else images
-    right, alive = right.long(), torch.ones(len(best), dtype=torch.bool)
+    images = torch.arange(len(best)) if images is None else images.cpu()
+    if images.shape != best.shape[:1]:
+        raise ValueError(f"choose_thresholds: images must have shape [{len(best)}], got {list(images.shape)}")
+    best, right, alive = best.cpu(), right.cpu().long(), torch.ones(len(best), dtype=torch.bool)
     thresholds = []
     for k in range(best.shape[1]):
         rows = (alive & (right[:, k] >= 0)).nonzero()[:, 0]
@@ -114,8 +125,8 @@ def settle(
 ) -> Tensor:
     """Go down from the root to the best child for as long as it passes the threshold of its level.
 
-    A node that was answered before is held until its posterior falls below the threshold by more than ``hysteresis``;
-    where one is let go, so are those below it. A level with threshold 0 is always answered, and nothing is held there.
+    A node that was answered before, and still is the best child, stays until its posterior falls below the threshold by
+    more than ``hysteresis``; where one is let go, so are those below it.
 
     Args:
         posteriors: K tensors ``[N, n_k]`` of `c2f_ops.answering.posteriors`.
@@ -126,23 +137,35 @@ def settle(
 
     Returns:
         LongTensor ``[N, K]``, -1 below the answer.
+
+    Raises:
+        ValueError: posteriors, thresholds or held do not fit the tree, or hysteresis is negative.
     """
-    check_logits("settle", posteriors, hierarchy)
-    thresholds = (0.0,) * hierarchy.num_levels if thresholds is None else thresholds
+    thresholds = _checked_thresholds("settle", posteriors, hierarchy, thresholds)
     nodes = torch.full((len(posteriors[0]), hierarchy.num_levels), -1, device=posteriors[0].device)
+    held = nodes.clone() if held is None else held
+    if held.shape != nodes.shape:
+        raise ValueError(f"settle: held must have shape {list(nodes.shape)}, got {list(held.shape)}")
+    if not hysteresis >= 0:
+        raise ValueError(f"settle: hysteresis must be from 0 up, got {hysteresis}")
     answered = torch.ones_like(nodes[:, 0], dtype=torch.bool)
-    holding = answered.clone()
     for k, p in enumerate(posteriors):
-        node = (p if k == 0 else among_children(p, hierarchy, k, nodes[:, k - 1])).argmax(1)
-        passed = p.gather(1, node[:, None])[:, 0] >= thresholds[k]
-        if held is not None:
-            before = held[:, k]
-            kept = p.gather(1, before.clamp(min=0)[:, None])[:, 0] >= thresholds[k] - hysteresis
-            holding = holding & (before >= 0) & kept & (thresholds[k] > 0)
-            node, passed = torch.where(holding, before, node), passed | holding
-        answered = answered & passed
+        best, node = (p if k == 0 else among_children(p, hierarchy, k, nodes[:, k - 1])).max(1)
+        stays = (node == held[:, k]) & (best >= thresholds[k] - hysteresis)
+        answered = answered & ((best >= thresholds[k]) | stays)
         nodes[:, k] = torch.where(answered, node, -1)
     return nodes
+
+
+def _checked_thresholds(
+    function: str, posteriors: Sequence[Tensor], hierarchy: Hierarchy, thresholds: Sequence[float] | None
+) -> Sequence[float]:
+    """Return thresholds that fit posteriors that fit the tree."""
+    check_shapes(function, "posteriors", posteriors, hierarchy)
+    thresholds = (0.0,) * hierarchy.num_levels if thresholds is None else thresholds
+    if len(thresholds) != hierarchy.num_levels:
+        raise ValueError(f"{function}: thresholds must be {hierarchy.num_levels} numbers, got {list(thresholds)}")
+    return thresholds
 
 
 def answer(
@@ -154,21 +177,26 @@ def answer(
         posteriors: K tensors ``[N, n_k]`` of `c2f_ops.answering.posteriors`.
         hierarchy: the tree.
         thresholds: K numbers; None answers at the finest level.
+
+    Returns:
+        N answers.
+
+    Raises:
+        ValueError: posteriors or thresholds do not fit the tree.
     """
+    thresholds = _checked_thresholds("answer", posteriors, hierarchy, thresholds)
     return describe(settle(posteriors, hierarchy, thresholds), posteriors, hierarchy, thresholds)
 
 
 def describe(
-    nodes: Tensor, posteriors: Sequence[Tensor], hierarchy: Hierarchy, thresholds: Sequence[float] | None
+    nodes: Tensor, posteriors: Sequence[Tensor], hierarchy: Hierarchy, thresholds: Sequence[float]
 ) -> list[Answer]:
     """Put nodes ``[N, K]`` of `settle` into words."""
     on_cpu = [p.cpu() for p in posteriors]
     return [_describe(row, [p[i] for p in on_cpu], hierarchy, thresholds) for i, row in enumerate(nodes.tolist())]
 
 
-def _describe(
-    nodes: list[int], posteriors: list[Tensor], hierarchy: Hierarchy, thresholds: Sequence[float] | None
-) -> Answer:
+def _describe(nodes: list[int], posteriors: list[Tensor], hierarchy: Hierarchy, thresholds: Sequence[float]) -> Answer:
     depth = sum(node >= 0 for node in nodes)
     path = tuple(hierarchy.names[k][nodes[k]] for k in range(depth))
     level = max(depth - 1, 0)
@@ -179,13 +207,12 @@ def _describe(
     runner_up = (hierarchy.names[level][other], float(others[other])) if others[other] >= 0 else None
     reason = "finest level"
     if depth < hierarchy.num_levels:
-        assert thresholds is not None, "without thresholds every level is answered"
         values = posteriors[depth]
         if depth:
             values = among_children(values[None], hierarchy, depth, torch.tensor(nodes[depth - 1 : depth]))[0]
         best, finer = int(values.argmax()), hierarchy.levels[depth]
         reason = (
-            f"{finer} {hierarchy.names[depth][best]} has {float(values[best]):.2f}, needs {thresholds[depth]:.2f}"
+            f"{finer} {hierarchy.names[depth][best]} has {float(values[best]):.3f}, needs {thresholds[depth]:.3f}"
             if thresholds[depth] < math.inf
             else f"{finer} is never answered: it has no threshold"
         )

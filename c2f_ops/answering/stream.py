@@ -12,7 +12,7 @@ from torch import Tensor
 from ..hierarchy import Hierarchy
 from ..metrics import hierarchical_metrics
 from .calibration import TARGET, Calibration
-from .decoding import posteriors
+from .decoding import check_finite, posteriors
 from .rule import Answer, describe, settle
 
 
@@ -26,8 +26,8 @@ class ObjectStream:
         S <- S (n_eff - w) / W + w s,    W <- n_eff,
 
     so that the newest frame always counts in full. An answer may deepen at any frame; it is withdrawn only where its
-    posterior falls below its threshold by more than ``hysteresis``. A level with threshold
-    0 is answered at every frame from the evidence so far.
+    posterior falls below its threshold by more than ``hysteresis``, or below that of another child of the same node.
+    A level with threshold 0 is answered at every frame from the evidence so far.
 
     Args:
         hierarchy: the tree.
@@ -40,6 +40,9 @@ class ObjectStream:
     Attributes:
         scores: float64 ``[batch, n_{K-1}]``. evidence: ``[batch]``, the sums of weights.
         nodes: LongTensor ``[batch, K]``, the answers, -1 for none.
+
+    Raises:
+        ValueError: the calibration is of another tree, or an option is out of range.
     """
 
     def __init__(
@@ -75,10 +78,16 @@ class ObjectStream:
         """Add one frame of some objects and return their answers.
 
         Args:
-            logits: K tensors ``[B, n_k]``, coarse to fine.
+            logits: K tensors ``[B, n_k]``, coarse to fine, of any floating dtype and on any device.
             side: native side of the crops in pixels; None for unknown.
             weight: of the frame, in (0, n_eff].
             rows: B distinct objects that the frames show; by default all, in order.
+
+        Returns:
+            B answers.
+
+        Raises:
+            ValueError: logits, side, weight or rows do not fit; logits are not finite. Nothing has changed then.
         """
         if not 0 < weight <= self.n_eff:
             raise ValueError(f"ObjectStream.update: weight must be in (0, {self.n_eff}], got {weight}")
@@ -86,6 +95,7 @@ class ObjectStream:
         frame = self.calibration.scores([z.cpu() for z in logits], self.hierarchy, side)
         if len(frame) != len(chosen):
             raise ValueError(f"ObjectStream.update: logits must have {len(chosen)} rows, got {len(frame)}")
+        check_finite("ObjectStream.update", "logits", [frame])
         before = self.evidence[chosen]
         full = before + weight > self.n_eff
         shrink = torch.where(full, (self.n_eff - weight) / before.clamp(min=torch.finfo(before.dtype).tiny), 1.0)
@@ -97,11 +107,19 @@ class ObjectStream:
         return describe(nodes, p, self.hierarchy, self.thresholds)
 
     def posteriors(self, rows: Sequence[int] | Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return the probability of every node given the frames so far, K tensors ``[B, n_k]``."""
+        """Return the probability of every node given the frames so far, K tensors ``[B, n_k]``.
+
+        Raises:
+            ValueError: rows are repeated or out of range.
+        """
         return posteriors(self.scores[self._rows("posteriors", rows)], self.hierarchy)
 
     def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
-        """Forget objects, by default all: other ones take their rows."""
+        """Forget objects, by default all: other ones take their rows.
+
+        Raises:
+            ValueError: rows are repeated or out of range.
+        """
         chosen = self._rows("reset", rows)
         self.scores[chosen], self.evidence[chosen], self.nodes[chosen] = 0.0, 0.0, -1
 
@@ -119,16 +137,26 @@ class ObjectStream:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any], hierarchy: Hierarchy, calibration: Calibration) -> ObjectStream:
-        """Go on from the state that `to_dict` gave, bit by bit."""
-        if state["hierarchy"] != hierarchy.sha256:
+        """Go on from the state that `to_dict` gave, bit by bit.
+
+        Raises:
+            ValueError: the state is of another tree or is something else; see also `ObjectStream`.
+        """
+        try:
+            saved, options = state["hierarchy"], {name: state[name] for name in ("n_eff", "hysteresis", "target")}
+            scores, evidence = (torch.tensor(state[name], dtype=torch.float64) for name in ("scores", "evidence"))
+            nodes = torch.tensor(state["nodes"], dtype=torch.long)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"ObjectStream: state must be that of to_dict, got {error!r}") from None
+        if saved != hierarchy.sha256:
             raise ValueError(
-                f"ObjectStream: state must be of the hierarchy {hierarchy.sha256[:12]}, got {state['hierarchy'][:12]}"
+                f"ObjectStream: state must be of the hierarchy {hierarchy.sha256[:12]}, got {str(saved)[:12]}"
             )
-        options = {name: state[name] for name in ("n_eff", "hysteresis", "target")}
-        stream = cls(hierarchy, calibration, batch=len(state["scores"]), **options)
-        stream.scores = torch.tensor(state["scores"], dtype=torch.float64)
-        stream.evidence = torch.tensor(state["evidence"], dtype=torch.float64)
-        stream.nodes = torch.tensor(state["nodes"])
+        stream = cls(hierarchy, calibration, batch=len(scores), **options)
+        for name, value in (("scores", scores), ("evidence", evidence), ("nodes", nodes)):
+            if value.shape != (wanted := getattr(stream, name).shape):
+                raise ValueError(f"ObjectStream: {name} must have shape {list(wanted)}, got {list(value.shape)}")
+            setattr(stream, name, value)
         return stream
 
     def _rows(self, method: str, rows: Sequence[int] | Tensor | None) -> Tensor:
@@ -143,7 +171,7 @@ class ObjectStream:
 
 def stream_report(
     answers: Sequence[Sequence[Answer]], sides: Sequence[int], truth: Tensor, hierarchy: Hierarchy
-) -> Any:
+) -> dict[str, Any]:
     """Say how answers deepened over the frames of objects.
 
     Args:
@@ -157,9 +185,15 @@ def stream_report(
         "side" of the first such frame}}; ``flip_rate``, the share of given nodes that the next frame changed or
         withdrew, and ``withdrawn_rate``, the share that it withdrew; ``final``: coverage and accuracy of the last
         answers per level, mean depth, and hierarchical F1.
+
+    Raises:
+        ValueError: sides or truth do not fit the answers, there are none, or truth does not fit the tree.
     """
     if len(answers) != len(sides) or not answers:
         raise ValueError(f"stream_report: sides must be one per frame, got {len(sides)} for {len(answers)} frames")
+    if not len(truth) or any(len(frame) != len(truth) for frame in answers):
+        counts = ", ".join(map(str, sorted({len(frame) for frame in answers})))
+        raise ValueError(f"stream_report: answers must be one per row of truth, got {counts} for {len(truth)} rows")
     nodes = torch.tensor([[a.nodes for a in frame] for frame in answers])  # [F, N, K]
     given, frame_sides = nodes >= 0, torch.tensor(sides, dtype=torch.float64)
     reached = {}

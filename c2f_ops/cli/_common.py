@@ -63,9 +63,12 @@ def json_object(name: str, text: str | None) -> dict[str, Any] | None:
     return value
 
 
-def make_console() -> Console:
-    """Say things once: in the main process only. Warnings become plain notes."""
-    console = Console(quiet=os.environ.get("RANK", "0") != "0", soft_wrap=True)
+def make_console(*, stderr: bool = False) -> Console:
+    """Say things once: in the main process only. Warnings become plain notes.
+
+    ``stderr``: on the error stream, as they must not mix with JSON.
+    """
+    console = Console(quiet=os.environ.get("RANK", "0") != "0", soft_wrap=True, stderr=stderr)
 
     def note(message: Warning | str, *_: Any) -> None:
         console.print(f"note: {message}", style="dim", highlight=False, markup=False)

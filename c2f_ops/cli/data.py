@@ -22,9 +22,7 @@ def check(
     """Read every image and list what is wrong with a data set. Exit status 1 where there are errors."""
     from ..data.check import check_dataset
 
-    console = make_console()
-    if as_json:
-        console.stderr = True  # notes must not mix with JSON
+    console = make_console(stderr=as_json)
     names = None if splits is None else listed("splits", splits, str)
     findings = check_dataset(data, root=root, splits=names, min_side=min_side)
     errors = sum(finding.severity == "error" for finding in findings)

@@ -18,7 +18,7 @@ def evaluate_run(
     root: Annotated[Path | None, option(DATA, "Folder of the data, where it has moved.")] = None,
     split: Annotated[str, option(DATA, "test or train.")] = "test",
     grid: Annotated[
-        str, option(DATA, "Sides to measure at besides those of the run: default (16 ratios), none, or 128,96,64.")
+        str, option(DATA, "Sides to measure at besides those of the run: default (up to 16), none, or 128,96,64.")
     ] = "default",
     best: Annotated[bool, option(DATA, "The model that was best on held-out images.", "--best")] = False,
     html: Annotated[bool, typer.Option(help="Write the page.", rich_help_panel=MACHINE)] = True,
@@ -42,6 +42,8 @@ def evaluate_run(
         more = default_grid(config.image_size) if grid == "default" else ()
     else:
         more = tuple(listed("grid", grid, int))
+        if not all(1 <= side <= config.image_size for side in more):
+            raise ValueError(f"--grid must be sides in 1..{config.image_size}, the image_size of the run, got {grid}")
     dataset = load_split(config, split)
     if dataset.hierarchy != hierarchy:
         raise ValueError(f"evaluate: data must have the hierarchy of the run, {hierarchy!r}, got {dataset.hierarchy!r}")

@@ -30,7 +30,9 @@ from .evaluate import show
 
 
 def train_mlph(
-    data: Annotated[str, option(DATA, "birds (generated), cub100, cub, cifar100 or folder.")] = "birds",
+    data: Annotated[
+        str, option(DATA, "birds (generated), cub, cub100, cars, aircraft, cifar100, folder or csv.")
+    ] = "birds",
     root: Root = None,
     train_images: TrainImages = None,
     test_images: TestImages = None,

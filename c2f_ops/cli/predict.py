@@ -19,7 +19,8 @@ def predict_images(
     mode: Annotated[str, option(ANSWER, "path (default), best_leaf, top_down or independent.")] = "path",
     target: Annotated[float, option(ANSWER, "Precision: 0.5, 0.6, 0.7, 0.8, 0.9, 0.95 (default), 0.99.")] = 0.95,
     resolution: Annotated[
-        int | None, option(DATA, "Side that the images count as; default their shorter side.")
+        int | None,
+        option(DATA, "Side to degrade the images to; default that of what the network sees, in their own pixels."),
     ] = None,
     approach: Annotated[
         bool, option(APPROACH, "Show one image at rising sides, as if it came closer.", "--approach")
@@ -41,10 +42,15 @@ def predict_images(
     if not approach and (sides is not None or out is not None):
         raise ValueError("--sides and --out must come with --approach, got them without")
     if approach and (len(images) != 1 or mode != "path" or resolution is not None):
-        raise ValueError("--approach must come with one image, and with neither --mode nor --resolution")
+        raise ValueError(
+            "--approach must come with one image, and with neither --mode nor --resolution, "
+            f"got {len(images)} images, mode {mode}, resolution {resolution}"
+        )
+    if not frames and out is None:
+        raise ValueError("--no-frames must come with --out, got it without")
+    console = make_console(stderr=as_json)
     model, config, hierarchy = load_run(run, device, best=best)
     calibration = read_calibration(run / BEST if best else run, hierarchy, config)
-    console = make_console()
     if not calibration.images and not as_json:
         console.print(
             "note: no images were held out from this run, so nothing is calibrated and every level is answered",
@@ -52,7 +58,7 @@ def predict_images(
         )  # fmt: skip
     if approach:
         from ..training.approach import approach as run_approach
-        from ..training.approach import plot_approach
+        from ..training.approach_picture import plot_approach
         from ..training.predict import read_image
 
         chosen = None if sides is None else listed("sides", sides, int)

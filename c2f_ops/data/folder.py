@@ -26,6 +26,11 @@ def load_folder(root: Path, split: str, **options: Any) -> LabeledImages:
     return LabeledImages("folder", split, hierarchy, labels, ids, FileSource(files), **options)
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Files of a folder, at any depth, whose names end as those of images do, sorted; none that are hidden."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and _shown(file, folder))
+
+
 def folder_splits(root: Path) -> list[str]:
     """Names of the splits of a folder tree."""
     if not (root / "train").is_dir():
@@ -58,7 +63,7 @@ def _folders(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and _shown(file, folder))
+    files = image_files(folder)
     if not files:
         raise FileNotFoundError(f"load_dataset: {folder} must hold images ({', '.join(SUFFIXES)}), got none")
     loose = [file.name for file in files if file.parent == folder]

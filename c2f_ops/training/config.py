@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..answering.calibration import nearest_side
 from ._typed import TypedConfig
 
 TRAINED = ("all", "head", "classifiers")
@@ -225,7 +226,7 @@ class Config(TypedConfig):
 
     def nearest_side(self, side: int) -> int:
         """Return the index in `sides` of the one nearest to ``side`` as a ratio, the smaller of two as near."""
-        return min(range(len(self.sides)), key=lambda i: abs(math.log(self.sides[i] / side)))
+        return nearest_side(self.sides, side)
 
     @property
     def has_idle_heads(self) -> bool:

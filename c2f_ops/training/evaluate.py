@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..answering import Calibration
 from ..data import degrade_settings
 from ..hierarchy import Hierarchy
 from ..metrics import hierarchical_metrics, predictions_from_logits
@@ -28,13 +29,6 @@ from .summaries import (
 )
 
 
-class Temperatures(Protocol):
-    """What a calibration must have for an evaluation to use it."""
-
-    def temperature(self, level: int, side: int | None) -> float:
-        """Return the number that the logits of a level are divided by for images of a side."""
-
-
 @torch.inference_mode()
 def predict_logits(
     model: MLPH, images: ImageBatches, config: Config, resolution: int, *, precision: str = "fp32", batch: int = 64
@@ -45,13 +39,20 @@ def predict_logits(
         model: on any device; left in evaluation mode.
         images: uint8 ``[N, 3, load, load]`` or an `ImageBatches`; their centre is used.
         config: of the run.
-        resolution: side in pixels.
+        resolution: side in pixels, at most that of what the network sees.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         batch: images at a time.
 
     Returns:
         K tensors ``[N, n_k]``, float32, on the CPU.
+
+    Raises:
+        ValueError: the resolution is out of range.
     """
+    if not 1 <= resolution <= config.image_size:
+        raise ValueError(
+            f"predict_logits: resolution must be in 1..{config.image_size}, the image_size, got {resolution}"
+        )
     model.eval()
     device = next(model.parameters()).device
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -93,7 +94,7 @@ def evaluate(
     *,
     resolutions: Sequence[int] | None = None,
     precision: str = "fp32",
-    calibration: Temperatures | None = None,
+    calibration: Calibration | None = None,
     keep: bool = False,
     console: Any = None,
 ) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def evaluate(
         config: of the run.
         resolutions: sides in pixels.
         precision: see `predict_logits`.
-        calibration: temperatures per level and side; calibration is then measured before and after them.
+        calibration: of the run; how calibrated the heads are is then measured before and after its temperatures.
         keep: give also what the heads said image by image: ``outputs``, an `Outputs`, which is not JSON data.
         console: a rich console for progress; None for silence.
 
@@ -122,7 +123,8 @@ def evaluate(
         - ``calibration`` {side: {level: error, log-likelihood, bins [confidence, accuracy, count]}};
         - ``selective`` {side: area under and points of the risk-coverage curve per level, and for each threshold of
           confidence what is answered (`c2f_ops.metrics.confident_answers`)};
-        - ``confusion`` of the coarsest trained level, rows true, and ``worst_confusions`` of the finest;
+        - ``confusion`` of the coarsest trained level, rows true, with the answers in each row, shown or not; and
+          ``worst_confusions`` of the finest;
         - ``tasks`` [[level, side]] of the training; counts and settings.
 
         A level whose head no task trained has accuracy None, no calibration, and in ``hierarchical`` the ancestor of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..answering import Calibration, answer, decode, posteriors
 from ..answering.calibration import TARGET
-from ..data.folder import SUFFIXES
+from ..data.folder import SUFFIXES, image_files
 from ..data.images import decode_image, resize_image
 from ..hierarchy import Hierarchy
 from ..models import MLPH
@@ -43,8 +43,8 @@ def predict_paths(
         calibration: of the run; by default `Calibration.none`.
         mode: of `c2f_ops.answering.decode`.
         target: precision wanted of the answers; see `Calibration.thresholds_of`.
-        resolution: side that the images are degraded to. None: they stay as they are, and their shorter side (at most
-            the input size) says which side they have.
+        resolution: side that the images are degraded to. None: the side of what the network sees in the image's own
+            pixels (`native_side`).
 
     Returns:
         For each image ``image``, ``resolution``, ``trained_level`` (the finest one trained at the side nearest to that
@@ -53,18 +53,23 @@ def predict_paths(
         folder.
 
     Raises:
-        ValueError: a file that was named is not readable, or a folder holds no images.
+        ValueError: a file that was named is not readable, a folder holds no images, or an option is out of range.
     """
     heads = config.trained_levels(hierarchy.levels)
     calibration = Calibration.none(hierarchy, heads) if calibration is None else calibration
     thresholds = calibration.thresholds_of(target)
     unreadable: list[tuple[str, str]] = []
     results: list[dict[str, Any]] = []
-    images = _decoded(paths, config, resolution, unreadable)
-    while chunk := [item for item, _ in zip(images, range(CHUNK), strict=False)]:
+    files = _decoded(paths, config, resolution)
+    while chunk := list(itertools.islice(files, CHUNK)):
+        by_side: dict[int, list[tuple[Path, Tensor]]] = {}
+        for file, seen in chunk:
+            if isinstance(seen, str):
+                unreadable.append((str(file), seen))
+            else:
+                by_side.setdefault(seen[1], []).append((file, seen[0]))
         found: dict[Path, dict[str, Any]] = {}
-        for side in {side for _, _, side in chunk}:
-            members = [(file, image) for file, image, its in chunk if its == side]
+        for side, members in by_side.items():
             batch = torch.stack([image for _, image in members])
             logits = predict_logits(model, batch, config, side, precision=config.precision)
             for (file, _), row in zip(
@@ -76,7 +81,7 @@ def predict_paths(
                 found[file] = {
                     "image": str(file), "resolution": side, "trained_level": hierarchy.levels[finest], **row
                 }  # fmt: skip
-        results += [found[file] for file, _, _ in chunk]
+        results += [found[file] for file, _ in chunk if file in found]
     return results, unreadable
 
 
@@ -109,13 +114,12 @@ def _rows(
 
 
 def _decoded(
-    paths: Sequence[Path], config: Config, resolution: int | None, unreadable: list[tuple[str, str]]
-) -> Iterator[tuple[Path, Tensor, int]]:
-    """Yield each readable file once, its image uint8 ``[3, load, load]`` and its side."""
+    paths: Sequence[Path], config: Config, resolution: int | None
+) -> Iterator[tuple[Path, tuple[Tensor, int] | str]]:
+    """Yield each file once, with its image, uint8 ``[3, load, load]``, and side; or why it is unreadable."""
     seen: set[Path] = set()
     for path in paths:
-        inside = images_in(path) if path.is_dir() else [path]
-        for file in inside:
+        for file in _images_in(path) if path.is_dir() else [path]:
             if file in seen:
                 continue
             seen.add(file)
@@ -124,19 +128,14 @@ def _decoded(
             except ValueError as error:
                 if file == path:
                     raise
-                unreadable.append((str(file), _why(error.__cause__)))
+                yield file, _why(error.__cause__)
                 continue
             side = native_side(image, config) if resolution is None else resolution
-            yield file, resize_image(image, config.load_size, mode=config.resize_mode), side
+            yield file, (resize_image(image, config.load_size, mode=config.resize_mode), side)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Return the files of a folder, at any depth, whose names end as those of images do, sorted.
-
-    Raises:
-        ValueError: there are none.
-    """
-    found = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+def _images_in(folder: Path) -> list[Path]:
+    found = image_files(folder)
     if not found:
         raise ValueError(f"predict: folder must hold images ({', '.join(SUFFIXES)}), got {folder}")
     return found
@@ -157,8 +156,6 @@ def read_image(file: Path) -> Tensor:
 
 
 def _why(error: BaseException | None) -> str:
-    if "cannot identify image file" in str(error):  # Pillow goes on with the address of the buffer
-        return "not an image of a known format"
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -167,5 +164,5 @@ def native_side(image: Tensor, config: Config) -> int:
 
     A crop of the middle is seen, as in evaluation, of an image whose sides are ``load_size``.
     """
-    native = math.floor(min(image.shape[1:]) * config.image_size / config.load_size)
+    native = min(image.shape[1:]) * config.image_size // config.load_size
     return min(max(1, native), config.image_size)

@@ -16,6 +16,7 @@ from .augment import centre_crop
 from .config import Config
 from .evaluate import answers, predict_logits
 from .logs import read_log
+from .words import percent, shortened, spoken
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _LEVEL_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -45,10 +46,10 @@ def format_table(metrics: Mapping[str, Any], title: str) -> Any:
     for level in reversed(levels):
         cells = []
         for side in sides:
-            text = _percent(accuracy[side][level])
+            text = percent(accuracy[side][level])
             text = f"[bold]{text}[/bold]" if (level, side) in trained else text
             above = levels.index(level) < levels.index(finest)
-            cells.append(f"{text} [dim]({_percent(mapped[side][level])})[/dim]" if above else text)
+            cells.append(f"{text} [dim]({percent(mapped[side][level])})[/dim]" if above else text)
         table.add_row(level, *cells)
     return table
 
@@ -57,10 +58,6 @@ def own_sides(metrics: Mapping[str, Any]) -> list[str]:
     """Return the sides among those measured that the run was trained at or has for its levels; all if there is none."""
     own = {str(side) for _, side in metrics["tasks"]} | {str(side) for side in metrics["resolutions"].values()}
     return [side for side in metrics["accuracy"] if side in own] or list(metrics["accuracy"])
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def plot_curves(run: Path, levels: Sequence[str], config: Config, path: Path) -> None:
@@ -190,8 +187,7 @@ def _spread(fine: Tensor, count: int) -> Tensor:
 def _name(hierarchy: Hierarchy, level: int, index: int) -> str:
     if index < 0:
         return "unknown"
-    name = hierarchy.names[level][index].replace("_", " ")
-    return name if len(name) <= 24 else name[:23] + "\N{HORIZONTAL ELLIPSIS}"
+    return shortened(spoken(hierarchy.names[level][index]), 24)
 
 
 def _figure(width: float, height: float, *, tight: bool = True) -> Any:

@@ -200,12 +200,15 @@ def _train(config: Config, run: Path, hierarchy: Hierarchy | None, console: Any)
 
 
 def _calibrate(run: Path, model: MLPH, images: Tensor, labels: Tensor, hierarchy: Hierarchy, config: Config) -> None:
-    """Write the calibrations of the last model and of the best."""
+    """Write the calibrations of the last model and, unless it was lost since, of the best."""
     calibration = calibrate_run(model, images, labels, hierarchy, config)
     calibration.to_json(run / CALIBRATION)
-    if find_checkpoint(run, hierarchy)[0].name != find_checkpoint(run / BEST, hierarchy)[0].name:
-        best = load_run(run, config.device, best=True)[0]
-        calibration = calibrate_run(best, images, labels, hierarchy, config)
+    best = best_so_far(run, hierarchy)
+    if best is None:
+        return
+    if find_checkpoint(run, hierarchy)[1]["step"] != best["step"]:
+        best_model = load_run(run, config.device, best=True)[0]
+        calibration = calibrate_run(best_model, images, labels, hierarchy, config)
     calibration.to_json(run / BEST / CALIBRATION)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._files import replacing
 from ..hierarchy import Hierarchy
 from ..metrics import (
     confident_answers,
@@ -25,6 +26,7 @@ from ..metrics import (
 )
 
 THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # of confidence, for selective answers
+POINTS = 60  # of a curve of risk against coverage
 LARGEST_MATRIX = 60  # classes in a confusion matrix
 
 
@@ -49,9 +51,10 @@ class Outputs:
     labels: Tensor
 
     def save(self, path: Path) -> None:
-        """Write an npz file; plain numbers, no pickles."""
+        """Write an npz file, atomically; plain numbers, no pickles."""
         arrays = {name: getattr(self, name).numpy() for name in ("predicted", "mapped", "confidence", "labels")}
-        np.savez_compressed(path, sides=np.array(self.sides), **arrays)
+        with replacing(path) as partial, open(partial, "wb") as file:  # savez adds a suffix to names, not to files
+            np.savez_compressed(file, sides=np.array(self.sides), **arrays)
 
 
 def confidence_of(logits: Sequence[Tensor], temperatures: dict[int, float]) -> Tensor:
@@ -83,15 +86,15 @@ def calibration_of(logits: Tensor, labels: Tensor, temperature: float | None) ->
 
 
 def selective_answers(
-    predicted: Tensor, confidence: Tensor, truth: Tensor, hierarchy: Hierarchy, heads: Collection[int], points: int = 60
+    predicted: Tensor, confidence: Tensor, truth: Tensor, hierarchy: Hierarchy, heads: Collection[int]
 ) -> dict[str, Any]:
-    """Risk against coverage per level, thinned to ``points``, and what is answered at each threshold."""
+    """Risk against coverage per level, thinned to `POINTS`, and what is answered at each threshold."""
     levels = hierarchy.levels
     areas, curves = {}, {}
     for k in heads:
         known = truth[:, k] >= 0
         risk = risk_coverage(confidence[known, k], predicted[known, k] == truth[known, k])
-        shown = torch.linspace(0, len(risk) - 1, min(points, len(risk))).round().long()
+        shown = torch.linspace(0, len(risk) - 1, min(POINTS, len(risk))).round().long()
         areas[levels[k]] = float(risk.mean())
         curves[levels[k]] = [[(int(i) + 1) / len(risk), float(risk[i])] for i in shown]
     rows = []
@@ -162,6 +165,7 @@ def confusions(outputs: Outputs, hierarchy: Hierarchy, level: int, own_side: int
         "level": hierarchy.levels[level],
         "classes": classes.tolist(),
         "counts": {str(outputs.sides[i]): table[classes][:, classes].tolist() for i, table in tables.items()},
+        "totals": {str(outputs.sides[i]): table.sum(1)[classes].tolist() for i, table in tables.items()},
     }
 
 

@@ -54,8 +54,10 @@ def test_temperature_at_the_edges(rng) -> None:
         fit_temperature(one.log(), torch.arange(3))
     with pytest.raises(ValueError, match="labels must be below 3, got 3"):
         fit_temperature(one, torch.arange(3) + 1)
-    with pytest.raises(ValueError, match=r"logits must be \[N, C\]"):
+    with pytest.raises(ValueError, match=r"labels must have shape \[3\], got \[2\]"):
         fit_temperature(one, torch.arange(2))
+    with pytest.raises(ValueError, match=r"logits must have shape \[N, C\], got \[3\]"):
+        fit_temperature(one[0], torch.arange(3))
 
 
 def nll(log_probs, leaves, tree, weights):
@@ -103,10 +105,24 @@ def test_weights_without_images_or_heads(small) -> None:
     leaves = torch.zeros(0, dtype=torch.long)
     assert fit_path_weights(none, leaves, small).tolist() == [0.5, 0.5]
     assert fit_path_weights(none, leaves, small, [1]).tolist() == [0.0, 1.0]
-    assert fit_path_weights([torch.zeros(1, 2), torch.zeros(1, 4)], leaves - 1 if len(leaves) else torch.tensor([-1]),
-                            small).tolist() == [0.5, 0.5]  # fmt: skip
-    with pytest.raises(ValueError, match=r"heads must be some of the levels 0..1, got \[2\]"):
-        fit_path_weights(none, leaves, small, [2])
+    one = [torch.zeros(1, 2), torch.zeros(1, 4)]
+    assert fit_path_weights(one, torch.tensor([-1]), small).tolist() == [0.5, 0.5]
+    for heads in ([2], [0, 0], []):
+        with pytest.raises(ValueError, match=r"fit_path_weights: heads must be some of the levels 0\.\.1, each once"):
+            fit_path_weights(none, leaves, small, heads)
+
+
+def test_fits_refuse_what_they_cannot_fit(small) -> None:
+    coarse, fine = torch.zeros(3, 2), torch.zeros(3, 4)
+    with pytest.raises(ValueError, match="log_probs must be finite"):
+        fit_path_weights([coarse.log(), fine], torch.arange(3), small)
+    assert fit_path_weights([coarse.log(), fine], torch.arange(3), small, [1])[0] == 0, "a head without a say"
+    with pytest.raises(ValueError, match=r"fit_path_weights: leaves must be integers, got torch\.float32"):
+        fit_path_weights([coarse, fine], torch.zeros(3), small)
+    with pytest.raises(ValueError, match=r"fit_temperature: labels must be integers, got torch\.float32"):
+        fit_temperature(fine, torch.zeros(3))
+    with pytest.raises(ValueError, match=r"calibrate: logits must have the shapes \[N, 2\], \[N, 4\], got \[3, 2\]"):
+        calibrate({8: [coarse]}, small.ancestors[:3], small)
 
 
 def test_one_level_needs_one_weight(rng) -> None:
@@ -158,6 +174,19 @@ def test_calibration_survives_its_file(fitted, tmp_path) -> None:
     for broken in ({**data, "weights": []}, {**data, "surprise": 1}, {k: v for k, v in data.items() if k != "sides"}):
         with pytest.raises(ValueError, match="Calibration: "):
             Calibration.from_dict(broken)
+    (tmp_path / "c.json").write_text(json.dumps({**data, "weights": [["warm", 1.0]]}))
+    with pytest.raises(ValueError, match=r"c\.json: Calibration: data must be that of to_dict, got .*'warm'"):
+        Calibration.from_json(tmp_path / "c.json")
+
+
+def test_of_two_sides_as_near_the_smaller(small) -> None:
+    for low, side, high in ((4, 6, 9), (12, 18, 27), (16, 20, 25)):
+        c = Calibration(small.levels, (low, high), ((1.0, 1.0), (2.0, 2.0), (3.0, 3.0)), ((1.0, 1.0),) * 3, (), (),
+                        small.sha256)  # fmt: skip
+        assert c.temperatures_of(side) == (1.0, 1.0), (low, side, high)
+    for side in (0, -4):
+        with pytest.raises(ValueError, match=f"Calibration: side must be None or at least 1, got {side}"):
+            c.weights_of(side)
 
 
 def test_untrained_heads_stay_out(fitted) -> None:
@@ -173,6 +202,8 @@ def test_without_held_out_images(small) -> None:
         c.temperatures_of(17) == (1.0, 1.0) and c.weights_of(None) == (0.0, 1.0) and c.thresholds_of(0.9) == (0.0, 0.0)
     )
     assert Calibration.none(small, [0]).thresholds_of() == (0.0, math.inf), "no head knows the species"
+    with pytest.raises(ValueError, match=r"Calibration: heads must be .*, each once, got \[0, 0\]"):
+        Calibration.none(small, [0, 0])
     with pytest.raises(ValueError, match="at least one image at one side"):
         calibrate({}, torch.zeros(0, 2, dtype=torch.long), small)
 

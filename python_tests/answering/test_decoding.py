@@ -102,6 +102,8 @@ def test_no_images(small) -> None:
             lambda t: path_scores([torch.zeros(1, 2), torch.zeros(1, 4)], t, weights=[1, -1]),
             "weights must be 2 numbers from 0 up",
         ),
+        (lambda t: descend([torch.zeros(1, 2)], t), "descend: values must have the shapes"),
+        (lambda t: decode([torch.zeros(1, 2), torch.full((1, 4), math.nan)], t), "decode: logits must be finite"),
         (lambda t: posteriors(torch.zeros(3), t), r"scores must have shape \[N, 4\], got \[3\]"),
     ],
 )

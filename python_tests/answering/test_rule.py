@@ -90,17 +90,67 @@ def test_what_an_answer_says(small) -> None:
     (family,) = answer(p, small, (0.7, 0.9))
     assert (family.name, family.level, family.path, family.nodes) == ("A", 0, ("A",), (0, -1))
     assert family.posterior == pytest.approx(0.8) and family.runner_up == ("B", pytest.approx(0.2))
-    assert family.reason == "species 1 has 0.50, needs 0.90"
+    assert family.reason == "species 1 has 0.500, needs 0.900"
     (species,) = answer(p, small, (0.7, 0.5 - 1e-9))
     assert (species.name, species.path, species.reason) == ("1", ("A", "1"), "finest level")
     assert species.runner_up == ("2", pytest.approx(0.2))
     (unknown,) = answer(p, small, (0.81, 0.1))
     assert (unknown.name, unknown.level, unknown.path, unknown.posterior) == ("unknown", -1, (), 1.0)
-    assert unknown.runner_up == ("A", pytest.approx(0.8)) and unknown.reason == "family A has 0.80, needs 0.81"
+    assert unknown.runner_up == ("A", pytest.approx(0.8)) and unknown.reason == "family A has 0.800, needs 0.810"
     (never,) = answer(p, small, (0.7, math.inf))
     assert "species is never answered" in never.reason
     assert answer(p, small)[0] == species
     assert species.to_dict()["nodes"] == (0, 0)
+
+
+def leaves(*p: float) -> torch.Tensor:
+    return torch.tensor([p], dtype=torch.float64).log()
+
+
+def test_a_narrow_miss_is_told_apart(small) -> None:
+    (said,) = answer(posteriors(leaves(0.4997, 0.1, 0.1, 0.3003), small), small, (0.5, 0.503))
+    assert said.reason == "species 1 has 0.500, needs 0.503"
+
+
+@pytest.mark.parametrize("coarse", [0.0, 0.01])
+def test_an_answer_below_a_level_without_threshold_is_held(small, coarse) -> None:
+    p = posteriors(leaves(0.52, 0.2, 0.2, 0.08), small)
+    held = torch.tensor([[0, 0]])
+    assert settle(p, small, (coarse, 0.55), held=held, hysteresis=0.1).tolist() == [[0, 0]]
+    assert settle(p, small, (coarse, 0.55), hysteresis=0.1).tolist() == [[0, -1]]
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.05])
+def test_an_answer_gives_way_to_a_better_one(small, threshold) -> None:
+    p = posteriors(leaves(0.05, 0.04, 0.06, 0.85), small)
+    held = torch.tensor([[0, 0]])
+    assert settle(p, small, (threshold, threshold), held=held, hysteresis=0.1).tolist() == [[1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"thresholds": (0.5,)}, r"settle: thresholds must be 2 numbers, got \[0.5\]"),
+        ({"held": torch.zeros(3, 2)}, r"settle: held must have shape \[1, 2\], got \[3, 2\]"),
+        ({"hysteresis": -0.1}, "settle: hysteresis must be from 0 up, got -0.1"),
+        ({"posteriors": [torch.zeros(1, 2)]}, r"settle: posteriors must have the shapes \[N, 2\], \[N, 4\], got"),
+    ],
+)
+def test_settle_refuses(small, options, message) -> None:
+    p = posteriors(leaves(0.25, 0.25, 0.25, 0.25), small)
+    with pytest.raises(ValueError, match=message):
+        settle(**{"posteriors": p, "hierarchy": small, "thresholds": (0.5, 0.5), **options})
+
+
+def test_answer_refuses_thresholds_that_do_not_fit(small) -> None:
+    p = posteriors(leaves(0.25, 0.25, 0.25, 0.25), small)
+    with pytest.raises(ValueError, match=r"answer: thresholds must be 2 numbers, got \[0.5, 0.5, 0.5\]"):
+        answer(p, small, (0.5, 0.5, 0.5))
+
+
+def test_images_are_one_per_row() -> None:
+    with pytest.raises(ValueError, match=r"choose_thresholds: images must have shape \[3\], got \[2\]"):
+        choose_thresholds(torch.ones(3, 1), torch.ones(3, 1), images=torch.arange(2))
 
 
 @pytest.mark.parametrize(

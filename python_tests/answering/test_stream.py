@@ -1,6 +1,7 @@
 """Streams of frames: they deepen, hold on, let go, forget, and go on from their state."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -120,6 +121,30 @@ def test_state_goes_through_json(small, calibration) -> None:
         ObjectStream(other, calibration)
 
 
+def test_a_frame_that_is_not_finite_is_refused_and_leaves_no_trace(small, calibration) -> None:
+    stream = ObjectStream(small, calibration)
+    stream.update(frame(0.4, 0.25, 0.1, 0.25), None)
+    before = stream.to_dict()
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"ObjectStream\.update: logits must be finite, got nan or inf"):
+            stream.update([torch.zeros(1, 2), torch.tensor([[0.0, value, 0.0, 0.0]])], None)
+    assert stream.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (None, "state must be that of to_dict, got KeyError"),
+        ({"scores": [["one"]]}, "state must be that of to_dict, got "),
+        ({"nodes": [[0]]}, r"nodes must have shape \[1, 2\], got \[1, 1\]"),
+    ],
+)
+def test_a_state_that_is_none(small, calibration, changes, message) -> None:
+    state = {} if changes is None else {**ObjectStream(small, calibration).to_dict(), **changes}
+    with pytest.raises(ValueError, match=f"ObjectStream: {message}"):
+        ObjectStream.from_dict(state, small, calibration)
+
+
 def given(*nodes: int) -> Answer:
     return Answer("", sum(n >= 0 for n in nodes) - 1, 1.0, (), nodes, None, "")
 
@@ -143,6 +168,9 @@ def test_report_counted_by_hand(small) -> None:
     assert never["final"]["answered_accuracy"] == {"family": None, "species": None}
     with pytest.raises(ValueError, match="sides must be one per frame, got 1 for 4"):
         stream_report(frames, [8], torch.tensor([[0, 0], [1, 3]]), small)
+    for answers, truth in (([[]], torch.zeros(0, 2)), (frames[:1], torch.zeros(3, 2))):
+        with pytest.raises(ValueError, match="answers must be one per row of truth, got"):
+            stream_report(answers, [8], truth, small)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -13,8 +15,9 @@ import torch
 from c2f_ops.answering import Answer, Calibration, decode
 from c2f_ops.data import load_dataset
 from c2f_ops.data.birds import birds_hierarchy
-from c2f_ops.training import predict_logits
-from c2f_ops.training.approach import Approach, approach, plot_approach, seeded_sides, simulate_streams
+from c2f_ops.training import predict, predict_logits
+from c2f_ops.training.approach import Approach, approach, seeded_sides, simulate_streams
+from c2f_ops.training.approach_picture import plot_approach
 from c2f_ops.training.calibrate import CALIBRATION, calibrate_run, read_calibration
 from c2f_ops.training.folder import CONFIG, HIERARCHY
 from c2f_ops.training.grid import default_grid
@@ -82,19 +85,24 @@ def test_heads_without_a_task_stay_out(model_of, held, tmp_path, tiny) -> None:
     assert set(result["levels"]) == {"genus"} and result["answer"]["level"] == 1
 
 
-def test_files_and_folders(model_of, held, calibration, tmp_path) -> None:
+def test_files_and_folders(model_of, held, calibration, tmp_path, monkeypatch) -> None:
     model, config, tree = model_of
     for i in range(5):
         save(held[0][i], tmp_path / "birds" / f"{'ab'[i % 2]}" / f"{i}.png")
     (tmp_path / "birds" / "broken.jpg").write_bytes(b"not an image")
     (tmp_path / "birds" / "a" / "empty.PNG").write_bytes(b"")
     (tmp_path / "birds" / "notes.txt").write_text("no image")
+    (tmp_path / "birds" / "a" / "._0.png").write_bytes(b"what some systems keep beside 0.png")
     results, unreadable = predict_paths(
         model, [tmp_path / "birds", tmp_path / "birds" / "a" / "0.png"], tree, config, loose(calibration, 0, 0, 0)
     )
     assert [r["image"][-7:] for r in results] == [f"{'ab'[i % 2]}/{i}.png"[-7:] for i in (0, 2, 4, 1, 3)], "each once"
     assert sorted(file[-10:] for file, _ in unreadable) == ["/empty.PNG", "broken.jpg"]
     assert all(reason for _, reason in unreadable)
+    monkeypatch.setattr(predict, "CHUNK", 2)
+    pieces, again = predict_paths(model, [tmp_path / "birds"], tree, config, loose(calibration, 0, 0, 0))
+    assert [(r["image"], r["answer"]["nodes"]) for r in pieces] == [(r["image"], r["answer"]["nodes"]) for r in results]
+    assert again == unreadable, "nothing is lost between two chunks"
     logits = predict_logits(model, held[0][[0, 2, 4, 1, 3]], config, 32)
     expected = decode(
         logits, tree, temperatures=calibration.temperatures_of(32), weights=calibration.weights_of(32)
@@ -152,7 +160,7 @@ def test_approach_is_a_stream(model_of, held, calibration) -> None:
         assert depth == 0 or said.nodes[:depth] == tuple(tree.ancestors[tree.ancestors[:, depth - 1] == said.nodes[
             depth - 1]][0, :depth].tolist())  # fmt: skip
     chosen = approach(model, image, tree, config, calibration, sides=[64, 8, 16, 8])
-    assert chosen.sides == (8, 16, 32) and json.dumps(chosen.to_dict())
+    assert chosen.sides == (8, 16, 20) and json.dumps(chosen.to_dict())
     with pytest.raises(ValueError, match=r"sides must be at least one number from 1 up, got \[0\]"):
         approach(model, image, tree, config, calibration, sides=[0])
 
@@ -162,12 +170,19 @@ def test_simulated_streams_are_seeded(model_of, held, calibration) -> None:
     assert seeded_sides(32, 6, 1) == seeded_sides(32, 6, 1) != seeded_sides(32, 6, 2)
     sides = seeded_sides(448, 40, 0)
     assert sides == sorted(sides) and 32 <= sides[0] and sides[-1] == 448 and len(sides) == 40
-    relaxed = loose(calibration, 0.3, 0.2, 0.2)
+    relaxed = loose(calibration, 0.2, 0.1, 0.2)
     images, labels = held[0][:8], held[1][:8]
     first, second = (simulate_streams(model, images, labels, tree, config, relaxed, frames=4) for _ in range(2))
     assert first == second and first["objects"] == 8 and first["sides"] == seeded_sides(32, 4, 0)
-    single = approach(model, images[3], tree, config, relaxed, sides=sorted(set(first["sides"])))
-    assert isinstance(single.answers[-1], Answer)
+    single = approach(model, images[3], tree, config, relaxed, sides=first["sides"]).answers[-1]
+    alone = simulate_streams(model, images[3:4], labels[3:4], tree, config, relaxed, frames=4)["final"]
+    for k, level in enumerate(tree.levels):
+        given = single.nodes[k] >= 0
+        assert alone["coverage"][level] == given
+        assert alone["answered_accuracy"][level] == (single.nodes[k] == int(labels[3, k]) if given else None)
+    assert single.level == 1, "something is answered and something is not"
+    with pytest.raises(ValueError, match="seeded_sides: frames must be at least 1, got 0"):
+        simulate_streams(model, images, labels, tree, config, relaxed, frames=0)
 
 
 @pytest.mark.parametrize("frames", [True, False])
@@ -225,8 +240,44 @@ def test_command_line(run, held, calibration, monkeypatch, capsys, tmp_path) -> 
     assert "32 px" in said and "species is never answered" in said and (tmp_path / "a.png").is_file()
     assert call(monkeypatch, "predict", run, images / "0.png", "--approach", "--sides", "8,32", "--json") == 0
     assert [frame["side"] for frame in json.loads(capsys.readouterr().out)["frames"]] == [8, 32]
+    decode = predict.decode_image
+
+    def noisy(encoded):
+        warnings.warn("odd pixels", stacklevel=1)
+        return decode(encoded)
+
+    monkeypatch.setattr(predict, "decode_image", noisy)
+    assert call(monkeypatch, "predict", run, images / "0.png", "--json") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)[0]["resolution"] == 32 and "note: odd pixels" in said.err
+    monkeypatch.undo()
     (images / "0.png").write_bytes(b"")
     assert call(monkeypatch, "predict", run, images) == 1, "nothing was readable"
+
+
+def test_an_evaluation_takes_the_temperatures_of_the_run(run, calibration, monkeypatch, capsys, tmp_path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    (copied / CALIBRATION).unlink(missing_ok=True)
+
+    def evaluated() -> dict:
+        assert call(monkeypatch, "evaluate", copied, "--grid", "none", "--no-html", "--json") == 0
+        return json.loads(capsys.readouterr().out)
+
+    before = evaluated()
+    hot = replace(calibration, temperatures=((20.0,) * 3,) * len(calibration.temperatures))
+    hot.to_json(copied / CALIBRATION)
+    after = evaluated()
+    assert after["accuracy"] == before["accuracy"] and after["hierarchical"] == before["hierarchical"]
+    for side, levels in after["calibration"].items():
+        for level, row in levels.items():
+            plain = before["calibration"][side][level]
+            assert plain["temperature"] is None and row["temperature"] == 20.0
+            assert (row["ece"], row["nll"]) == (plain["ece"], plain["nll"])
+            assert row["nll_scaled"] < row["nll"] and row["ece_scaled"] < row["ece"], "wild heads are cooled down"
+        assert after["selective"][side]["thresholds"][1] != before["selective"][side]["thresholds"][1]
+    assert call(monkeypatch, "evaluate", copied, "--grid", "64,16") == 2
+    assert "--grid must be sides in 1..32, the image_size of the run, got 64,16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -234,6 +285,9 @@ def test_command_line(run, held, calibration, monkeypatch, capsys, tmp_path) -> 
     [
         (["--out", "a.png"], "--sides and --out must come with --approach"),
         (["--approach", "--mode", "top_down"], "--approach must come with one image"),
+        (["--approach", "--resolution", "8"], "nor --resolution, got 1 images, mode path, resolution 8"),
+        (["--approach", "--no-frames"], "--no-frames must come with --out"),
+        (["--resolution", "33"], "resolution must be in 1..32, the image_size, got 33"),
         (["--mode", "best"], "mode must be one of path, best_leaf, top_down, independent, got 'best'"),
         (["--approach", "--sides", "8,x"], "--sides must be whole numbers separated by commas"),
     ],

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from c2f_ops.training import load_run, train
 from c2f_ops.training.approach import simulate_streams
@@ -45,6 +46,20 @@ def folder(tmp_path_factory):
     return root
 
 
+def ridge_accuracy(config) -> float:
+    """Test accuracy of ridge regression from pixels to the finest class, with the best of its weights."""
+    (x, y), (x_test, y_test) = (
+        (data.stacked(config.load_size).flatten(1).double() / 255, data.labels[:, -1])
+        for data in (load_split(config, "train"), load_split(config, "test"))
+    )
+    mean = x.mean(0)
+    gram, across = (x - mean) @ (x - mean).T, (x_test - mean) @ (x - mean).T
+    targets = torch.nn.functional.one_hot(y).double() - y.bincount() / len(y)
+    eye = torch.eye(len(x), dtype=torch.float64)
+    answers = [(across @ torch.linalg.solve(gram + w * eye, targets)).argmax(1) for w in (0.1, 1, 10, 100, 1000)]
+    return max(float((answer == y_test).double().mean()) for answer in answers)
+
+
 def test_search_two_stages_evaluation_stream(tiny, folder, tmp_path) -> None:
     stages = {"epochs": [1.0, 8.0], "batch_size": [16], "lr": [0.05], "head_lr": [10.0],
               "milestones": [()], "schedule": ["cosine"], "batch_norm": ["frozen", "per_resolution"]}  # fmt: skip
@@ -63,6 +78,7 @@ def test_search_two_stages_evaluation_stream(tiny, folder, tmp_path) -> None:
     (shape, texture), (shape_low, texture_low) = (metrics["accuracy"][str(s)].values() for s in (fine, coarse))
     assert texture > 0.9 and texture_low < 0.85, "texture is lost at the low resolution"
     assert shape > 0.9 and shape_low > 0.9, "shape is not"
+    assert texture > ridge_accuracy(config) + 0.2, "stripes of any phase are not for a linear classifier"
 
     model, config, tree = load_run(tmp_path / "run", "cpu")
     calibration = read_calibration(tmp_path / "run", tree, config)

@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 import torch
 
+from c2f_ops.answering import Calibration
 from c2f_ops.hierarchy import Hierarchy
 from c2f_ops.metrics import expected_calibration_error, hierarchical_metrics, negative_log_likelihood
 from c2f_ops.training import evaluate
 from c2f_ops.training.evaluate import predict_logits
 from c2f_ops.training.logs import plain
 from c2f_ops.training.page import write_page
-from c2f_ops.training.page.svg import Chart, heat_map, log_ticks, round_ticks, shortened
+from c2f_ops.training.page.svg import Chart, heat_map, log_ticks, round_ticks
 from c2f_ops.training.run import build_model
-from c2f_ops.training.summaries import Outputs, heads_that_lose
+from c2f_ops.training.summaries import Outputs, confusions, heads_that_lose
+from c2f_ops.training.words import shortened
 
 pytestmark = pytest.mark.filterwarnings("ignore::c2f_ops.hierarchy.HierarchyWarning")
 SIDES = (8, 12, 16, 20, 24, 32)
@@ -31,11 +33,10 @@ EVIL, LONG = "<blink>\"A\" & 'B'</blink>", "Rubus idaeus var. " + "x" * 62  # 80
 VOID = {"meta", "img", "br", "line", "polyline", "polygon", "circle", "rect", "path"}
 
 
-class Half:
-    """Temperatures: 1/2 everywhere but for the finest level, which depends on the side."""
-
-    def temperature(self, level: int, side: int | None) -> float:
-        return 0.5 if level < 2 else (side or 0) / 16
+def half(tree: Hierarchy) -> Calibration:
+    """Temperatures: 1/2 everywhere but for the third level, which depends on the side."""
+    rows = tuple(tuple(0.5 if k < 2 else side / 16 for k in range(tree.num_levels)) for side in (*SIDES, 1))
+    return Calibration(tree.levels, SIDES, rows, rows, (), (), tree.sha256)
 
 
 class Page(HTMLParser):
@@ -98,7 +99,7 @@ def evaluated(tiny):
         images = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8)
         labels = tree.from_fine(torch.arange(n) % tree.sizes[-1])
         labels[:3, -1] = -1  # known to the level above, if there is one
-        metrics = evaluate(model, images, labels, tree, config, keep=True, calibration=Half())
+        metrics = evaluate(model, images, labels, tree, config, keep=True, calibration=half(tree))
         return metrics.pop("outputs"), metrics, images, labels, tree, config, model
 
     return make
@@ -129,12 +130,12 @@ def test_evaluation_agrees_with_the_metrics_it_is_made_of(three) -> None:
         for k, level in enumerate(tree.levels):
             row, known = metrics["calibration"][str(side)][level], truth[:, k] >= 0
             assert row["images"] == int(known.sum()) == (21 if k == 2 else 24)
-            for key, scaled in (("", logits[k]), ("_scaled", logits[k] / Half().temperature(k, side))):
+            for key, scaled in (("", logits[k]), ("_scaled", logits[k] / half(tree).temperature(k, side))):
                 sure, answer = scaled[known].double().softmax(1).max(1)
                 assert row[f"ece{key}"] == expected_calibration_error(sure, answer == truth[known, k])
                 assert row[f"nll{key}"] == negative_log_likelihood(scaled, truth[:, k])[0]
                 assert sum(count for _, _, count in row[f"bins{key}"]) == row["images"]
-            scaled = (logits[k] / Half().temperature(k, side)).softmax(1).amax(1)
+            scaled = (logits[k] / half(tree).temperature(k, side)).softmax(1).amax(1)
             torch.testing.assert_close(outputs.confidence[i, :, k], scaled)
             curve = metrics["selective"][str(side)]["risk_coverage"][level]
             assert curve[-1] == [1.0, pytest.approx(1 - own.accuracy[k])]
@@ -193,6 +194,28 @@ def test_answers_are_saved_without_pickles(three, tmp_path) -> None:
             assert np.array_equal(saved[name], getattr(outputs, name).numpy(), equal_nan=name == "confidence")
 
 
+def test_files_are_there_in_whole_or_not_at_all(three, tmp_path, monkeypatch) -> None:
+    outputs, metrics, images, _, tree, config, _ = three
+    page, saved = tmp_path / "index.html", tmp_path / "predictions.npz"
+    write_page(metrics, outputs, images, tree, config, page, title="old")
+    outputs.save(saved)
+    before = page.read_bytes(), saved.read_bytes()
+    save = np.savez_compressed
+
+    def torn(file, **_) -> None:
+        save(file, labels=np.zeros(1))
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez_compressed", torn)
+    with pytest.raises(OSError, match="disk full"):
+        outputs.save(saved)
+    monkeypatch.setattr("os.replace", lambda *_: torn(io.BytesIO()))
+    with pytest.raises(OSError, match="disk full"):
+        write_page(metrics, outputs, images, tree, config, page, title="new")
+    as_before = (page.read_bytes(), saved.read_bytes()) == before
+    assert as_before and len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_level_without_a_head_has_its_mapped_accuracy(evaluated, tmp_path) -> None:
     tasks = (("level0", 16), ("level1", 24), ("level1", 32))
     outputs, metrics, images, _, tree, config, _ = evaluated(3, resolutions=(), tasks=tasks)
@@ -231,11 +254,14 @@ def test_the_numbers_of_the_page_are_those_of_the_json(page, three) -> None:
             assert cell == (f"{own:.1f}" if level == "level2" else f"{own:.1f}{mapped:.1f} mapped")
     for side, row in zip(("32", "24", "20"), tables[1][1:], strict=True):
         tree = metrics["hierarchical"][side]
-        assert row[:3] == [
+        assert row[:5] == [
             f"{side} px",
-            f"{100 * tree['full_path_accuracy']:.1f}",
-            f"{100 * tree['inconsistency_rate']:.1f}",
+            f"{100 * tree['full_path_accuracy']:.1f}of 21",
+            f"{100 * tree['inconsistency_rate']:.1f}of 24",
+            f"{tree['lca_severity']:.2f}of {tree['num_wrong']}",
+            f"{tree['hierarchical_distance']:.2f}of 21",
         ]
+        assert tree["num_wrong"] < 21 and [cell.partition("of ")[2] for cell in row[5:]] == ["24"] * 3
     calibration = {(row[0], row[1]): row for row in tables[2][1:]}
     assert len(calibration) == 9
     for (level, side), row in calibration.items():
@@ -300,10 +326,34 @@ def test_numbers_on_the_axes() -> None:
 
 
 def test_shade_of_a_confusion_is_the_share_of_its_row() -> None:
-    drawn = heat_map(["a", "b"], [[3, 1], [0, 2]], "t")
+    drawn = heat_map(["a", "b"], [[3, 1], [0, 2]], [4, 2], "t")
     assert re.findall(r'class="(hit|miss)".*?fill-opacity="([\d.]+)"', drawn) == [
         ("hit", "0.78"), ("miss", "0.34"), ("hit", "1.00"),
     ]  # fmt: skip
+
+
+def test_answers_outside_a_cut_matrix_count(monkeypatch) -> None:
+    """Class 0 is called 0, 1 and twice 2; of the three, the two with most errors are shown."""
+    monkeypatch.setattr("c2f_ops.training.summaries.LARGEST_MATRIX", 2)
+    tree = Hierarchy.from_paths(["a", "b", "c"], ["class"])
+    said, truth = torch.tensor([0, 1, 2, 2, 2])[:, None], torch.tensor([0, 0, 0, 0, 2])[:, None]
+    table = confusions(Outputs((8,), said[None], said[None], torch.ones(1, 5, 1), truth), tree, 0, 8)
+    assert (
+        table["classes"] == [0, 2] and table["counts"] == {"8": [[1, 2], [0, 1]]} and table["totals"] == {"8": [4, 1]}
+    )
+    drawn = heat_map(["a", "c"], table["counts"]["8"], table["totals"]["8"], "t")
+    assert "a: 1 of 4 right" in drawn and "a: 2 of 4 called c" in drawn and 'fill-opacity="0.34"' in drawn
+
+
+def test_a_verdict_is_about_the_resolutions_that_are_shown(three, evaluated, tmp_path) -> None:
+    def words(outputs, metrics, images, _, tree, config, __) -> str:
+        metrics = {**metrics, "heads_that_lose": []}
+        path = write_page(metrics, outputs, images, tree, config, tmp_path / "index.html")
+        return "".join(Page(path.read_text(encoding="utf-8")).words)
+
+    said = "No coarse head is worse than the finest one mapped upwards at these resolutions."
+    assert said in words(*three)
+    assert "No coarse head" not in words(*evaluated(3, resolutions=(), tasks=(("level2", 16), ("level2", 32))))
 
 
 @pytest.mark.parametrize("width", [1280, 500])

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,22 @@ def test_the_best_on_held_out_images_is_kept(tiny, tmp_path, monkeypatch) -> Non
         load_run(tmp_path / "b", "cpu", best=True)
 
 
+def test_a_finished_run_goes_on_without_its_best(tiny, tmp_path) -> None:
+    config = tiny({"epochs": [0.25]}, train_images=80, held_out=0.5)
+    metrics = train(config, tmp_path / "run")
+    fitted = Calibration.from_json(tmp_path / "run" / CALIBRATION)
+    for damage in (lambda file: file.write_bytes(b""), Path.unlink):
+        for name in (CALIBRATION, "metrics.json"):
+            (tmp_path / "run" / name).unlink()
+        for file in (tmp_path / "run" / run.BEST).rglob("model.safetensors"):
+            damage(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the damaged checkpoint
+            again = train(config, tmp_path / "run", resume=True)
+        assert again["accuracy"] == metrics["accuracy"] and again["best_held_out"] is None
+        assert Calibration.from_json(tmp_path / "run" / CALIBRATION) == fitted
+
+
 @pytest.mark.filterwarnings("ignore::c2f_ops.hierarchy.HierarchyWarning")
 def test_unreadable_images_of_both_splits_are_recorded(tiny, tmp_path) -> None:
     image_module = pytest.importorskip("PIL.Image")
@@ -139,6 +156,10 @@ def test_logits_do_not_depend_on_the_batch(tiny) -> None:
 @pytest.mark.parametrize(("side", "level"), [(8, 0), (11, 0), (12, 1), (22, 1), (23, 2), (100, 2)])
 def test_nearest_side(tiny, side: int, level: int) -> None:
     assert tiny().nearest_side(side) == level
+
+
+def test_of_two_sides_as_near_the_smaller(tiny) -> None:
+    assert tiny(resolutions=(4, 9, 32)).nearest_side(6) == 0
 
 
 def test_answers_for_files(finished, tmp_path) -> None:

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import c2f_ops
+
 ROOT = Path(__file__).parents[2]
-# The installed package has the module as its own; beside the sources it stands in the folder bench.
-INSTALLED = importlib.util.find_spec("c2f_ops.bench") is not None
+# The installed package has the module as its own; beside the sources it stands in the folder bench, which conftest.py
+# makes known to this process and not to others.
+INSTALLED = (Path(c2f_ops.__file__).parent / "bench").is_dir()
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..report import _FAINT, _INK, _RIGHT, _WRONG, _figure
+from ..words import shortened, spoken
 from .data import CoarseImages, Truth
 
 _LARGEST_GRID, _IN_A_PLACE = 8, 2  # coarse classes of a taxonomy; fine classes with the same two
@@ -167,5 +168,4 @@ def _draw_rows(c: _Classes, most: int = 20, count: int = 10) -> None:
 
 
 def _short(name: str) -> str:
-    name = name.replace("_", " ")
-    return name if len(name) <= 24 else name[:23] + "\N{HORIZONTAL ELLIPSIS}"
+    return shortened(spoken(name), 24)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..logs import read_log
 from ..report import _FAINT, _INK, _LEVEL_COLOURS, _figure
+from ..words import percent
 
 CURVES, CLASSES = "curves.png", "classes.png"
 _ROWS = {
@@ -45,16 +46,12 @@ def format_table(metrics: Mapping[str, Any]) -> Any:
         table.add_column(name, justify="right", style="bold" if name == "FALCON" else None)
     for key, name in _ROWS.items():
         if metrics["falcon"].get(key) is not None:
-            table.add_row(name, *(_percent((part or {}).get(key)) for part in columns.values()))
-    coarse = "  ".join(_percent(value) for value in metrics["falcon"]["coarse_accuracy"])
+            table.add_row(name, *(percent((part or {}).get(key)) for part in columns.values()))
+    coarse = "  ".join(percent(value) for value in metrics["falcon"]["coarse_accuracy"])
     table.add_row("coarse accuracy", coarse, *["-"] * (len(columns) - 1))
     counts = ((part or {}).get("used_clusters") for part in columns.values())
     table.add_row("used clusters", *("-" if count is None else str(count) for count in counts))
     return table
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def plot_curves(run: Path, num_fine: int, path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...hierarchy import Hierarchy
+from ..words import spoken
 from .svg import Chart, heat_map, log_ticks, round_ticks
 
 Metrics = Mapping[str, Any]
@@ -123,9 +124,12 @@ def confusion_maps(metrics: Metrics, hierarchy: Hierarchy) -> list[str]:
     """One heat map for each side in ``confusion``."""
     data = metrics["confusion"]
     names = _names(hierarchy, data["level"], data["classes"])
-    return [heat_map(names, counts, f"{data['level']} at {side} px") for side, counts in data["counts"].items()]
+    return [
+        heat_map(names, counts, data["totals"][side], f"{data['level']} at {side} px")
+        for side, counts in data["counts"].items()
+    ]
 
 
 def _names(hierarchy: Hierarchy, level: str, ids: Sequence[int]) -> list[str]:
     names = hierarchy.names[hierarchy.levels.index(level)]
-    return [names[i].replace("_", " ") for i in ids]
+    return [spoken(names[i]) for i in ids]

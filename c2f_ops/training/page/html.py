@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..._files import write_atomically
 from ...hierarchy import Hierarchy
 from ..config import Config
 from ..logs import plain
 from ..report import own_sides
 from ..sampler import ImageBatches
 from ..summaries import Outputs
+from ..words import percent
 from . import figures
-from .pictures import worst_confusions
+from .pictures import confusion_cards
 from .style import CSS
 
 NOTHING = "\N{EN DASH}"
+_percent = partial(percent, nothing=NOTHING)
 
 
 def write_page(
@@ -53,22 +57,18 @@ def write_page(
         _calibration(metrics),
         _selective(metrics),
         _confusion(metrics, hierarchy),
-        worst_confusions(metrics, outputs, images, hierarchy, config),
+        confusion_cards(metrics, outputs, images, hierarchy, config),
         _settings(metrics, hierarchy, config),
     ]
-    path.write_text(
+    text = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(filter(None, sections))
-        + "\n</main>\n</body>\n</html>\n",
-        encoding="utf-8",
+        + "\n</main>\n</body>\n</html>\n"
     )
+    write_atomically(path, text.encode())
     return path
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return NOTHING if value is None else f"{100 * value:.{digits}f}"
 
 
 def _number(value: float | None, digits: int = 2) -> str:
@@ -147,7 +147,10 @@ def _table(metrics: Mapping[str, Any]) -> str:
     if losing:
         verdict = f"<p>Heads worse than the {escape(finest)} head mapped upwards:</p><ul>{losing}</ul>"
     else:
-        verdict = "<p>No coarse head is worse than the finest one mapped upwards.</p>" if len(trained) > 1 else ""
+        several = len({level for level, _ in trained}) > 1
+        verdict = (
+            "<p>No coarse head is worse than the finest one mapped upwards at these resolutions.</p>" if several else ""
+        )
     return (
         "<h2>Every level at every resolution</h2>"
         + f'<p class="quiet">{lead}</p>'
@@ -173,25 +176,28 @@ def _curves(metrics: Mapping[str, Any]) -> str:
 
 
 def _paths(metrics: Mapping[str, Any]) -> str:
-    head = ["side", "whole path, %", "inconsistent, %", "severity", "distance", "hP, %", "hR, %", "hF, %", "images"]
+    head = ["side", "whole path, %", "inconsistent, %", "severity", "distance", "hP, %", "hR, %", "hF, %"]
     rows = [
         [
             f"{side} px",
-            _percent(row["full_path_accuracy"]),
-            _percent(row["inconsistency_rate"]),
-            _number(row["lca_severity"]),
-            _number(row["hierarchical_distance"]),
-            *(_percent(row[f"hierarchical_{name}"]) for name in ("precision", "recall", "f1")),
-            str(row["num_paths"]),
+            _over(_percent(row["full_path_accuracy"]), row["num_full_path"]),
+            _over(_percent(row["inconsistency_rate"]), row["num_predicted"]),
+            _over(_number(row["lca_severity"]), row["num_wrong"]),
+            _over(_number(row["hierarchical_distance"]), row["num_fine"]),
+            *(_over(_percent(row[f"hierarchical_{name}"]), row["num_paths"]) for name in ("precision", "recall", "f1")),
         ]
         for side, row in metrics["hierarchical"].items()
     ]
     lead = (
         "Whole path: right at every level. Inconsistent: some answer is not the parent of the one below it. Severity: "
         "mean height at which a wrong finest answer meets the truth (1: same parent); distance: the same over all "
-        "images. hP, hR, hF: overlap of the answer and its ancestors with the true ones."
+        "images. hP, hR, hF: overlap of the answer and its ancestors with the true ones. Below each: its images."
     )
     return f'<h2>Along the tree</h2><p class="quiet">{lead}</p>{_rows(head, rows)}'
+
+
+def _over(value: str, images: int) -> str:
+    return f"<td>{value}<small>of {images}</small></td>"
 
 
 def _calibration(metrics: Mapping[str, Any]) -> str:
@@ -275,7 +281,7 @@ def _confusion(metrics: Mapping[str, Any], hierarchy: Hierarchy) -> str:
     maps = "".join(f'<div class="scroll">{drawn}</div>' for drawn in figures.confusion_maps(metrics, hierarchy))
     return (
         f'<h2>Confusion by {escape(level)}</h2><p class="quiet">Rows are true classes, columns answers; the shade is '
-        f"the share of the row, blue for right and orange for wrong.{which}</p>"
+        f"the share of all answers in the row, blue for right and orange for wrong.{which}</p>"
         f'<div class="maps">{maps}</div>'
     )
 

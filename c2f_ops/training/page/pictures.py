@@ -18,11 +18,12 @@ from ..augment import centre_crop
 from ..config import Config
 from ..sampler import ImageBatches
 from ..summaries import Outputs
+from ..words import spoken
 
 LARGEST_PICTURE = 128  # pixels
 
 
-def worst_confusions(
+def confusion_cards(
     metrics: Mapping[str, Any], outputs: Outputs, images: ImageBatches, hierarchy: Hierarchy, config: Config
 ) -> str:
     """Return the section: a card per pair of classes, with images of both."""
@@ -30,7 +31,7 @@ def worst_confusions(
     level, i = hierarchy.levels.index(data["level"]), outputs.sides.index(data["side"])
 
     def name(k: int, index: int) -> str:
-        return escape(hierarchy.names[k][index].replace("_", " "))
+        return escape(spoken(hierarchy.names[k][index]))
 
     def pictures(rows: Sequence[int], words: str) -> str:
         seen = "".join(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from ..words import shortened
+
 WIDTH, HEIGHT = 380, 270
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 46, 38
 FLOOR = HEIGHT - BOTTOM  # y of the x axis
@@ -115,20 +117,21 @@ def round_ticks(top: float, count: int = 5) -> list[float]:
     return [round(i * step, 10) for i in range(math.ceil(top / step * (1 - 1e-9)) + 1)]
 
 
-def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], title: str) -> str:
-    """Draw a confusion matrix: rows true, columns predicted, shade the share of the row.
+def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], totals: Sequence[int], title: str) -> str:
+    """Draw a confusion matrix: rows true, columns predicted, shade the share of the answers in a row.
 
     Args:
         names: of the classes.
         counts: ``[n, n]``.
+        totals: answers in each row, those of classes that are not shown included.
         title: above it.
     """
     n, label, top = len(names), 150, 46
     large = n > 12  # no room for counts and for every number
     cell = 13 if large else 32
     pieces = []
-    for i, row in enumerate(counts):
-        total, y = sum(row), top + i * cell
+    for i, (row, total) in enumerate(zip(counts, totals, strict=True)):
+        y = top + i * cell
         pieces.append(
             f'<text class="tick end" x="{label - 22}" y="{y + cell / 2 + 4:g}">{escape(shortened(names[i], 20))}'
             f"<title>{escape(names[i])}</title></text>"
@@ -156,8 +159,3 @@ def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], title: str) 
         f'aria-label="{escape(title)}"><text class="head" x="0" y="12">{escape(title)}</text>'
         f'<rect class="frame" x="{label - 0.5}" y="{top - 0.5}" width="{side}" height="{side}"/>{"".join(pieces)}</svg>'
     )
-
-
-def shortened(name: str, length: int) -> str:
-    """Cut a name that is too long."""
-    return name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
