@@ -100,15 +100,9 @@ def test_odd_images_show_what_they_show(files):
         assert error <= (0 if kind == "PNG named .jpg" else 12), kind
 
 
-def test_runs_report_broken_images_of_both_splits(tmp_path, monkeypatch):
-    pytest.importorskip("timm")
-    for library in ("accelerate", "safetensors", "matplotlib"):
-        pytest.importorskip(library)
-    from c2f_ops.training import make_config, run, train
-
-    for figure in ("plot_curves", "plot_contact_sheet"):
-        monkeypatch.setattr(run, figure, lambda *_: None)  # they take most of the time
-
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of images with broken ones in both splits."""
     broken = broken_images.contents()
     for split, kinds in (("train", ["empty", "HTML", "SVG"]), ("test", ["one byte"])):
         for name in ("A/1", "B/2"):
@@ -118,17 +112,46 @@ def test_runs_report_broken_images_of_both_splits(tmp_path, monkeypatch):
                 (tmp_path / split / name / f"{i}.png").write_bytes(data)
         for kind in kinds:
             (tmp_path / split / "A" / "1" / f"{kind}.jpg").write_bytes(broken[kind])
+    return tmp_path
+
+
+def of_mlph(folder, monkeypatch):
+    pytest.importorskip("timm")
+    from c2f_ops.training import make_config, run, train
+
+    for figure in ("plot_curves", "plot_contact_sheet"):
+        monkeypatch.setattr(run, figure, lambda *_: None)  # they take most of the time
     fields = {
-        "root": str(tmp_path), "image_size": 32, "load_size": 32, "padding": 0, "held_out": 0.0,
+        "root": str(folder), "image_size": 32, "load_size": 32, "padding": 0, "held_out": 0.0,
         "resolutions": (16, 32), "backbone": "timm/resnet10t", "taps": ("layer3.0", "layer3.1", "layer3.2"),
         "backbone_options": {"layers": [1, 1, 3, 1], "channels": [8, 8, 16, 16], "stem_width": 8}, "dim": 8,
         "recipe": "scratch", "weights": None, "precision": "fp32", "device": "cpu", "threads": 1, "corrupt": "skip",
     }  # fmt: skip
-    config = make_config("folder", fields, {"epochs": [1.0], "batch_size": [4], "warmup": [1]})
-    train(config, tmp_path / "run")
-    counted = json.loads((tmp_path / "run" / "metrics.json").read_text())["corrupt"]
+    train(make_config("folder", fields, {"epochs": [1.0], "batch_size": [4], "warmup": [1]}), folder / "run")
+
+
+def of_falcon(folder, monkeypatch):
+    pytest.importorskip("sklearn")
+    from c2f_ops.training.falcon import FalconRun, run, train_falcon
+
+    for figure in ("plot_curves", "plot_classes"):
+        monkeypatch.setattr(run, figure, lambda *_: None)
+    settings = FalconRun(
+        data="folder", root=str(folder), corrupt="skip", image_size=16, backbone="cifar_resnet_small",
+        backbone_options={"widths": [4, 8], "blocks": [1, 1]}, epochs=1, batch_size=4, precision="fp32", device="cpu",
+        threads=1,
+    )  # fmt: skip
+    train_falcon(settings, folder / "run")
+
+
+@pytest.mark.parametrize("train", [of_mlph, of_falcon])
+def test_runs_report_broken_images_of_both_splits(folder, train, monkeypatch):
+    for library in ("accelerate", "safetensors", "matplotlib"):
+        pytest.importorskip(library)
+    train(folder, monkeypatch)
+    counted = json.loads((folder / "run" / "metrics.json").read_text())["corrupt"]
     assert [image_id for image_id, _ in counted["train"]] == ["A/1/HTML.jpg", "A/1/SVG.jpg", "A/1/empty.jpg"]
     assert [image_id for image_id, _ in counted["test"]] == ["A/1/one byte.jpg"]
     assert all("no image of a format that Pillow knows" in reason for _, reason in counted["train"] + counted["test"])
     with pytest.raises(ValueError, match=r"image A/1/\w+.jpg of folder must be readable"):
-        load_dataset("folder", root=tmp_path, size=8).stacked()
+        load_dataset("folder", root=folder, size=8).stacked()
