@@ -11,6 +11,7 @@ import numpy as np
 from c2f_ops.training.contrastive.report import compare, difference, group, spread, table
 
 from .contrastive_ablation import table as ablation
+from .records import fill_marks
 
 Record = Mapping[str, Any]
 
@@ -29,21 +30,16 @@ TITLES = {
 
 def write_page(records: Sequence[Record], page: Path, notes: str) -> None:
     """Write the notes, then tables. In the notes ``<!-- raw -->`` and so on mark the places of the tables."""
-    text = notes.strip() + "\n"
+    parts = {}
     for experiment, title in TITLES.items():
         rows = [r for r in records if r["experiment"] == experiment]
-        mark = f"<!-- {experiment} -->"
-        if mark not in text:
-            raise ValueError(f"contrastive_report: notes must have the mark {mark}, got none")
-        if not rows:
-            text = text.replace(mark, f"## {title}\n\nNot computed.")
-            continue
-        body = {"planted": planted, "ablation": ablation}.get(experiment, compared)(rows)
+        drawn = {"planted": planted, "ablation": ablation}.get(experiment, compared)
+        body = drawn(rows) if rows else "Not computed."
         beside = [r for r in records if r["experiment"] == "digits-rivals"]
         if experiment == "digits" and beside:
             body += "\n\n" + rivals(beside)
-        text = text.replace(mark, f"## {title}\n\n{body}")
-    page.write_text(text, encoding="utf-8")
+        parts[experiment] = f"## {title}\n\n{body}"
+    page.write_text(fill_marks(notes, parts, "contrastive_report"), encoding="utf-8")
 
 
 def compared(rows: Sequence[Record]) -> str:

@@ -30,6 +30,7 @@ from sklearn.preprocessing import StandardScaler
 from c2f_ops.training.contrastive import ContrastiveConfig, Problem, fit_method, judge, load_problem
 
 from . import contrastive_ablation as ablation
+from .records import read_lines
 
 TOY = ("attentive", "paper", "plain", "paper-plain", "cross-entropy")
 REAL = ("attentive", "attentive-fast", "plain", "cross-entropy")
@@ -110,11 +111,6 @@ def problem_of(cell: Cell, config: ContrastiveConfig, train: Path | None, test: 
     return Problem(*parts, names)
 
 
-def read(paths: list[Path]) -> list[dict[str, Any]]:
-    """Results so far."""
-    return [json.loads(line) for path in paths if path.exists() for line in path.read_text().splitlines()]
-
-
 def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
     """What a record is the result of."""
     return tuple(record[name] for name in ("experiment", "setting", "method", "seed"))
@@ -123,7 +119,7 @@ def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
 def run(arguments: argparse.Namespace) -> None:
     """Compute what is not in the file, appending each result as it comes."""
     torch.set_num_threads(1)
-    done = {key_of(record) for record in read([arguments.out])}
+    done = {key_of(record) for record in read_lines(arguments.out)}
     wanted = None if arguments.only is None else arguments.only.split(",")
     methods = None if arguments.methods is None else arguments.methods.split(",")
     for cell, config in cells(arguments.seeds):
@@ -172,7 +168,7 @@ def main() -> None:
     if arguments.command == "report":
         from .contrastive_report import write_page
 
-        write_page(read(arguments.results), arguments.out, arguments.notes.read_text())
+        write_page(read_lines(*arguments.results), arguments.out, arguments.notes.read_text())
     else:
         run(arguments)
 

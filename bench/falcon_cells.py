@@ -18,6 +18,7 @@ from c2f_ops.models import FalconConfig
 
 from .falcon_data import Samples, true_relations
 from .falcon_report import write_page
+from .records import read_lines
 
 Fit = tuple[np.ndarray, np.ndarray | None]  # fine classes of the test samples, relations [D, K_F]
 
@@ -134,14 +135,9 @@ def estimated(cell: Cell, train: Samples, test: Samples, **options: Any) -> dict
 # ---- running ---------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Results so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run(todo: Iterable[Cell], path: Path, work: Work) -> None:
     """Compute what is not in the file, appending each result as it comes."""
-    done = {record["key"] for record in read(path)}
+    done = {record["key"] for record in read_lines(path)}
     for cell in todo:
         if cell.key in done:
             continue
@@ -177,7 +173,7 @@ def act(
     """Run ``cells``, each by what ``prepare`` returns for the options of `falcon`, or write the page."""
     if arguments.command == "report":
         place = {cell.key: i for i, cell in enumerate(cells(10))}
-        records = [record for path in arguments.results for record in read(path)]
+        records = read_lines(*arguments.results)
         records.sort(key=lambda record: place.get(record["key"], len(place)))
         write_page(page, records, arguments.out, arguments.notes.read_text())
         return

@@ -18,7 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from .falcon_study import Cell, Samples, digits, falcon, fit, judge, load, read, run
+from .falcon_cells import Cell, fit, judge, run
+from .falcon_data import Samples, digits
+from .falcon_study import load
+from .records import read_lines
 
 Pair = tuple[Samples, Samples]
 METHODS = {
@@ -127,9 +130,9 @@ def compute(cell: Cell, settings: dict[str, Callable[..., Pair]]) -> dict[str, A
     """The metrics of one cell."""
     train, test = settings[cell.setting](seed=cell.seed)
     n_fine = int(train.fine.max()) + 1
-    if cell.method == "FALCON's start":
-        return judge(train, test, falcon(train, test.x, n_fine, cell.seed, epochs=0))
-    return judge(train, test, fit(cell.method, train, test.x, n_fine, cell.seed))
+    start = cell.method == "FALCON's start"
+    method, options = ("FALCON", {"epochs": 0}) if start else (cell.method, {})
+    return judge(test, fit(method, train, test.x, n_fine, cell.seed, **options))
 
 
 def report(records: list[dict[str, Any]]) -> str:
@@ -160,7 +163,7 @@ def main() -> None:
     commands.add_parser("report").add_argument("results", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "report":
-        print(report(read(arguments.results)))
+        print(report(read_lines(arguments.results)))
         return
     both = None if arguments.train is None else (load(arguments.train), load(arguments.test))
     settings = zoo(both)

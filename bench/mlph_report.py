@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from c2f_ops.metrics import Interval, holm, mcnemar, paired_bootstrap
+from c2f_ops.metrics import holm, mcnemar, paired_bootstrap
 from c2f_ops.training.contrastive.report import spread
 
 from .mlph_study import unpacked
+from .records import fill_marks, said
 
 Record = Mapping[str, Any]
 Found = dict[str, dict[int, Record]]  # {setting: {seed: record}}
@@ -40,7 +41,9 @@ COMPARED = (
     ("A2", "A5", "sides besides hierarchy"),
     ("A2", "A6", "hierarchy besides sides"),
     ("A2", "A7", "sharing"),
+    ("A2", "A2 mapped", "own head or the finest one's, mapped up"),
 )
+SAME_AT_FINEST = ("A7", "A2 mapped")  # the first is A1 there, the second A2
 
 
 def write_page(records: Sequence[Record], page: Path, notes: str) -> None:
@@ -48,7 +51,8 @@ def write_page(records: Sequence[Record], page: Path, notes: str) -> None:
     found: Found = {}
     for record in records:
         found.setdefault(record["setting"], {})[record["seed"]] = record
-    first = next(iter(found.values()))[min(next(iter(found.values())))]
+    found["A2 mapped"] = {seed: {**r, "right": r["right_mapped"]} for seed, r in found.get("A2", {}).items()}
+    first = records[0]
     parts = {
         "results": results(found, first),
         "seeds": per_seed(found, first),
@@ -57,13 +61,7 @@ def write_page(records: Sequence[Record], page: Path, notes: str) -> None:
         "design": design(found, first),
         "conditions": conditions(records, first),
     }
-    text = notes.strip() + "\n"
-    for name, body in parts.items():
-        mark = f"<!-- {name} -->"
-        if mark not in text and body:
-            raise ValueError(f"mlph_report: notes must have the mark {mark}, got none")
-        text = text.replace(mark, body)
-    page.write_text(text, encoding="utf-8")
+    page.write_text(fill_marks(notes, parts, "mlph_report"), encoding="utf-8")
 
 
 def of_level(found: Found, setting: str, level: str) -> dict[int, Record]:
@@ -129,27 +127,34 @@ def pairs(found: Found, ours: str, rival: str, level: str) -> tuple[Tensor, Tens
     return first, second
 
 
+def tested(compared: Sequence[tuple[Tensor, Tensor]]) -> list[list[str]]:
+    """Cells of each pair: difference, interval, difference and McNemar's p of each seed, p after Holm's correction."""
+    intervals = [paired_bootstrap(a, b, rounds=4000) for a, b in compared]
+    lines = []
+    for (a, b), interval, p in zip(compared, intervals, holm([i.p for i in intervals]), strict=True):
+        mean = f"{100 * interval.difference:+.1f}"
+        span = f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+        each = ", ".join(f"{100 * d:+.1f}" for d in (a.double() - b.double()).mean(1).tolist())
+        tests = ", ".join(f"{mcnemar(x, y).p:.2g}" for x, y in zip(a, b, strict=True))
+        lines.append([f"**{mean}**" if p < 0.05 else mean, span, each, tests, f"{p:.2g}"])
+    return lines
+
+
 def comparisons(found: Found, first: Record) -> str:
     """Paired differences at each level's own side; Holm's correction over the page's comparisons."""
-    rows: list[tuple[str, str, str, str, Tensor, Tensor, Interval]] = []
+    rows, compared = [], []
     for ours, rival, question in COMPARED:
         for level in reversed(first["levels"]):
-            pair = pairs(found, ours, rival, level)
-            if pair is not None and not torch.equal(*pair):
-                rows.append((ours, rival, question, level, *pair, paired_bootstrap(*pair, rounds=4000)))
-    adjusted = holm([row[-1].p for row in rows])
+            same = rival in SAME_AT_FINEST and level == first["levels"][-1]
+            pair = None if same else pairs(found, ours, rival, level)
+            if pair is not None:
+                rows.append([f"{ours} - {rival}", question, level])
+                compared.append(pair)
     lines = [
         "| | question | level | difference, points | 95 % interval | of each seed | McNemar's p of each | p, Holm |",
         "|---|---|---|---:|---|---|---|---:|",
     ]
-    for (ours, rival, question, level, a, b, interval), p in zip(rows, adjusted, strict=True):
-        each = ", ".join(f"{100 * d:+.1f}" for d in (a.double() - b.double()).mean(1).tolist())
-        tests = ", ".join(f"{mcnemar(x, y).p:.2g}" for x, y in zip(a, b, strict=True))
-        mean = f"{100 * interval.difference:+.1f}"
-        mean = f"**{mean}**" if p < 0.05 else mean
-        span = f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
-        cells = [f"{ours} - {rival}", question, level, mean, span, each, tests, f"{p:.2g}" if p < 0.995 else "1"]
-        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["| " + " | ".join([*row, *cells]) + " |" for row, cells in zip(rows, tested(compared), strict=True)]
     return "\n".join(lines)
 
 
@@ -175,34 +180,32 @@ def sides(found: Found, first: Record) -> str:
 def design(found: Found, first: Record) -> str:
     """A8: each choice against A1, at the finest level; empty where it was not run."""
     level, side = first["levels"][-1], first["resolutions"][-1]
-    names = [name for name in found if name.startswith("A8")]
-    compared = [(name, pairs(found, name, "A1", level)) for name in names]
-    known = [(name, pair, paired_bootstrap(*pair, rounds=4000)) for name, pair in compared if pair is not None]
+    compared = {name: pairs(found, name, "A1", level) for name in found if name.startswith("A8")}
+    known = {name.removeprefix("A8 "): pair for name, pair in compared.items() if pair is not None}
     if not known:
         return ""
-    adjusted = holm([interval.p for *_, interval in known])
     lines = [
-        f"| against A1 | {level}, {side} px | difference, points | 95 % interval | of each seed | p, Holm |",
-        "|---|---:|---:|---|---|---:|",
+        f"| against A1 | {level}, {side} px | difference, points | 95 % interval | of each seed | McNemar's p of each "
+        "| p, Holm |",
+        "|---|---:|---:|---|---|---|---:|",
     ]
-    for (name, (a, b), interval), p in zip(known, adjusted, strict=True):
-        each = ", ".join(f"{100 * d:+.1f}" for d in (a.double() - b.double()).mean(1).tolist())
-        span = f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
-        accuracy = spread(a.double().mean(1).tolist(), 1)
-        cells = [name.removeprefix("A8 "), accuracy, f"{100 * interval.difference:+.1f}", span, each, f"{p:.2g}"]
-        lines.append("| " + " | ".join(cells) + " |")
+    for (name, (a, _)), cells in zip(known.items(), tested([*known.values()]), strict=True):
+        lines.append("| " + " | ".join([name, spread(a.double().mean(1).tolist(), 1), *cells]) + " |")
     return "\n".join(lines)
 
 
 def conditions(records: Sequence[Record], first: Record) -> str:
-    """Hashes, network, steps and cost."""
+    """Hashes, network, steps, cost, and where and when, as far as the records say."""
     config = first["config"]
     hashes = sorted({(r["hierarchy"][:12], r["data_sha256"][:12]) for r in records})
     stage = config["stages"][0]
     options = json.dumps(config["backbone_options"])
+    where = [said(r) for r in {str(r["machine"]): r for r in records if "machine" in r}.values()]
+    if unsaid := sum("machine" not in r for r in records):
+        where.append(f"{unsaid} of {len(records)} records name neither device, versions, commit nor date.")
     return (
         f"{config['backbone']} {options}, d {config['dim']}, {stage['epochs']:g} epochs of batches of "
         f"{stage['batch_size']} for each task, {config['precision']}, one thread; {first['images']:,} test images. "
         f"Hierarchy and test data (SHA-256): {'; '.join(f'{h}, {d}' for h, d in hashes)}. "
-        f"{sum(r['seconds'] for r in records) / 3600:.1f} hours of a core."
+        f"{sum(r['seconds'] for r in records) / 3600:.1f} hours of a core. {' '.join(where)}"
     )

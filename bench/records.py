@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,6 +71,22 @@ def write_record(record: dict, table: Callable[[dict], str], path: Path) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     path.with_suffix(".md").write_text(table(record) + "\n")
+
+
+def read_lines(*paths: Path) -> list[dict[str, Any]]:
+    """Records of files with one on each line; a file that is not there has none."""
+    return [json.loads(line) for path in paths if path.exists() for line in path.read_text().splitlines()]
+
+
+def fill_marks(notes: str, parts: Mapping[str, str], name: str) -> str:
+    """The notes of page ``name`` with each part in the place of its mark ``<!-- part -->``; empty ones need no mark."""
+    text = notes.strip() + "\n"
+    for part, body in parts.items():
+        mark = f"<!-- {part} -->"
+        if body and mark not in text:
+            raise ValueError(f"{name}: notes must have the mark {mark}, got none")
+        text = text.replace(mark, body)
+    return text
 
 
 def _processor() -> str:

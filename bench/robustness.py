@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .records import conditions, said
+from .records import conditions, fill_marks, said
 from .robustness_damage import FILES, WAYS, run_damage
 from .robustness_kills import run_kills, warm_up
 from .robustness_pickles import run_pickles
@@ -102,15 +102,10 @@ def page(records: Sequence[dict[str, Any]], notes: str) -> str:
             "Doors: " + "; ".join(dict.fromkeys(r["door"] for r in pickles)) + ".",
         ],
     }
-    for name, lines in tables.items():
-        mark = f"<!-- {name} -->"
-        if mark not in notes:
-            raise ValueError(f"robustness: notes must have the mark {mark}, got none")
-        if name in found:
-            about = found[name]
-            lines += ["", f"{said(about)} Seed {about['seed']}."]
-        notes = notes.replace(mark, "\n".join(lines if name in found else ["Not run."]))
-    return f"{notes.strip()}\n"
+    for name, about in found.items():
+        tables[name] += ["", f"{said(about)} Seed {about['seed']}."]
+    parts = {name: "\n".join(lines if name in found else ["Not run."]) for name, lines in tables.items()}
+    return fill_marks(notes, parts, "robustness")
 
 
 def table(title: str, values: Iterable[str]) -> list[str]:

@@ -16,6 +16,8 @@ from c2f_ops.bench import falcon_data as data
 from c2f_ops.bench import falcon_report as report
 from c2f_ops.bench import falcon_study as study
 from c2f_ops.bench import falcon_synthetic as synthetic
+from c2f_ops.bench import falcon_zoo as zoo
+from c2f_ops.bench.records import read_lines
 
 ROOT = Path(__file__).parents[1]
 rng = np.random.default_rng
@@ -169,6 +171,12 @@ def test_study_on_rows_of_cifar(tmp_path):
     assert study.compute(cells.Cell("variants", "CIFAR-68", "GroupKMeans", 0), samples, samples)["used_clusters"] <= 68
 
 
+def test_a_cell_of_the_zoo():
+    cell = cells.Cell("zoo", "iris, {0} and {1, 2}", "FALCON's start", 1)
+    result = zoo.compute(cell, zoo.zoo(None))
+    assert result["accuracy"] > 0.7 and result["relation_accuracy"] == 1
+
+
 # ---- records and pages -----------------------------------------------------------------------------------------------
 
 
@@ -183,11 +191,11 @@ def test_a_run_goes_on_where_it_stopped_and_a_page_is_written(tmp_path, monkeypa
 
     options = ("run", "--out", out, "--seeds", 1, "--samples", 8, "--epochs", 1, "--only", "taxonomies")
     command(*options)
-    first = cells.read(out)
+    first = read_lines(out)
     assert len(first) == 9 and {r["experiment"] for r in first} == {"taxonomies"}
     out.write_text("".join(json.dumps(record) + "\n" for record in first[1:]))
     command(*options)
-    again = cells.read(out)
+    again = read_lines(out)
     assert [r["key"] for r in again] == [r["key"] for r in (*first[1:], first[0])]
     assert again[-1]["ari"] == first[0]["ari"] and again[:-1] == first[1:]
     command("report", out, "--notes", notes, "--out", pages)

@@ -9,6 +9,7 @@ pytest.importorskip("timm")
 pytest.importorskip("accelerate")
 
 from c2f_ops.bench import mlph_report, mlph_study
+from c2f_ops.bench.records import read_lines
 
 CHANGES = {"train_images": 80, "test_images": 40, "image_size": 32, "load_size": 32, "resolutions": (8, 16, 32)}
 NOTES = "# Birds\n\n" + "\n\n".join(
@@ -38,6 +39,10 @@ def test_bits_round_trip():
     assert torch.equal(mlph_study.unpacked(mlph_study._packed(right), 77), right)
 
 
+def own_of(record):
+    return record["accuracy"]["32"]["species"]
+
+
 def test_a_small_study(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(mlph_study.DATA, "birds", {**CHANGES, "held_out": 0.0, "padding": 0, "dim": 16})
     monkeypatch.setitem(mlph_study.EPOCHS, "birds", 0.5)
@@ -46,7 +51,7 @@ def test_a_small_study(tmp_path, monkeypatch, capsys):
     command = ["mlph_study", "run", "--data", "birds", "--out", str(out), "--seeds", "1", "--only", "A1,A2,A7"]
     monkeypatch.setattr("sys.argv", command)
     mlph_study.main()
-    records = mlph_study.read([out])
+    records = read_lines(out)
     assert [r["setting"] for r in records] == ["A1", "A2", "A7 genus", "A7 family"]
     for record in records:
         for level, side in zip(record["levels"], record["resolutions"], strict=True):
@@ -56,11 +61,26 @@ def test_a_small_study(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     mlph_study.main()  # all there
     assert capsys.readouterr().out == ""
-    assert len(mlph_study.read([out])) == 4
+    assert len(read_lines(out)) == 4
     mlph_report.write_page(records, page, notes.read_text())
     text = page.read_text()
-    finest = 100 * records[0]["accuracy"]["32"]["species"]
+    finest = 100 * own_of(records[0])
     assert f"| A1: MLP, finest level | {finest:.1f} |" in text
-    assert "A2 - A1" in text and "A2 - A7" in text and "<!--" not in text
+    assert "| A2 - A1 | hierarchy and sides | species |" in text and "<!--" not in text
+    rows = [line for line in text.splitlines() if line.startswith(("| A2 - A7", "| A2 - A2 mapped"))]
+    assert [line.split(" | ")[2] for line in rows] == ["genus", "family"] * 2, (
+        "the finest would be compared with itself"
+    )
+    own, mapped = (100 * records[1][key]["8"]["family"] for key in ("accuracy", "mapped"))
+    assert f"| {own - mapped:+.1f} |" in rows[-1].replace("*", "")
+    assert f"torch {torch.__version__}, commit " in text
+    again = [{k: v for k, v in r.items() if k != "machine"} for r in records]
+    again[0] = {**again[1], "setting": "A1"}
+    again.append({**again[0], "setting": "A8 mean"})
+    mlph_report.write_page(again, page, notes.read_text())
+    text = page.read_text()
+    assert "5 of 5 records name neither device, versions, commit nor date." in text
+    for row in ("A2 - A1 | hierarchy and sides | species", f"mean | {100 * own_of(again[0]):.1f}"):
+        assert f"| {row} | +0.0 | +0.0 to +0.0 | +0.0 | 1 | 1 |" in text, "a tie is a comparison too"
     with pytest.raises(ValueError, match="mark <!-- seeds -->"):
         mlph_report.write_page(records, page, NOTES.replace("<!-- seeds -->", ""))

@@ -11,12 +11,14 @@ from .._hierarchy_checks import clean, some
 from .cars import cars_hierarchy
 from .images import FileSource, LabeledImages
 
-COLUMNS = ("path", "model", "split")
+COLUMNS = {"path": "a file", "model": "a class name", "split": "train or test"}
+SPLITS = ("train", "test")
 
 
 class Cars(NamedTuple):
-    """Class names in the order of the class ids, and the files of a split with their class ids."""
+    """Class names in the order of the class ids, and the files of a split with their class ids, as a table has them."""
 
+    table: Path
     models: list[str]
     folder: Path
     files: list[str]
@@ -36,6 +38,11 @@ def load_cars(root: Path, split: str, *, merge_supercab: bool = False, **options
         split: ``"train"`` or ``"test"``.
         merge_supercab: count "SuperCab" as "Extended Cab": 13 body types instead of 14.
         options: as for :class:`LabeledImages`.
+
+    Raises:
+        FileNotFoundError: none of the three, or one of their tables is missing.
+        ValueError: a table is damaged, lacks columns, cells or lines of the split, or names an unknown class.
+        ImportError: SciPy, which reads ``.mat``, is not installed.
     """
     for folder in (root, root / "stanford_cars"):
         if (folder / "cars.csv").is_file():
@@ -49,6 +56,8 @@ def load_cars(root: Path, split: str, *, merge_supercab: bool = False, **options
         break
     else:
         raise FileNotFoundError(f"load_dataset: root must hold cars.csv, cars_annos.mat or devkit, got {root}")
+    if not cars.files:
+        raise ValueError(f"load_dataset: {cars.table.name} must have lines of split {split!r}, got none")
     hierarchy = cars_hierarchy(cars.models, merge_supercab=merge_supercab)
     wrong = sorted({i for i in cars.classes if not 0 <= i < len(cars.models)})
     if wrong:
@@ -68,27 +77,35 @@ def _read_csv(path: Path, split: str) -> Cars:
                 f"load_dataset: {path.name} must have the columns {', '.join(COLUMNS)}, "
                 f"got {', '.join(reader.fieldnames or ()) or 'none'}"
             )
-        rows = [{column: clean(row[column]) for column in COLUMNS} for row in reader]
+        lines = [(reader.line_num, {column: clean(row[column]) for column in COLUMNS}) for row in reader]
+    for column, expected in COLUMNS.items():
+        wrong = [i for i, row in lines if (row[column] not in SPLITS if column == "split" else not row[column])]
+        if wrong:
+            where = some(wrong, "lines")
+            raise ValueError(f"load_dataset: {path.name} must have {expected} in column {column}, got others ({where})")
+    rows = [row for _, row in lines]
     models = sorted({row["model"] for row in rows})
     chosen = [row for row in rows if row["split"] == split]
     position = {model: i for i, model in enumerate(models)}
-    return Cars(models, path.parent, [row["path"] for row in chosen], [position[row["model"]] for row in chosen])
+    return Cars(path, models, path.parent, [row["path"] for row in chosen], [position[row["model"]] for row in chosen])
 
 
 def _read_annotations(folder: Path, split: str) -> Cars:
-    table = _load_mat(folder / "cars_annos.mat", "class_names", "annotations")
-    chosen = [row for row in _rows(table["annotations"]) if bool(row["test"]) == (split == "test")]
+    path = folder / "cars_annos.mat"
+    table = _load_mat(path, "class_names", "annotations")
+    rows = _rows(path, table["annotations"], "test", "relative_im_path", "class")
+    chosen = [row for row in rows if bool(row["test"]) == (split == "test")]
     files = [str(row["relative_im_path"]) for row in chosen]
-    return Cars(_names(table["class_names"]), folder, files, [int(row["class"]) - 1 for row in chosen])
+    return Cars(path, _names(table["class_names"]), folder, files, [int(row["class"]) - 1 for row in chosen])
 
 
 def _read_devkit(folder: Path, split: str) -> Cars:
     models = _names(_load_mat(folder / "devkit" / "cars_meta.mat", "class_names")["class_names"])
     name = "cars_train_annos.mat" if split == "train" else "cars_test_annos_withlabels.mat"
     path = folder / name if (folder / name).is_file() else folder / "devkit" / name
-    rows = _rows(_load_mat(path, "annotations")["annotations"])
+    rows = _rows(path, _load_mat(path, "annotations")["annotations"], "fname", "class")
     images = folder / f"cars_{split}"
-    return Cars(models, images, [str(row["fname"]) for row in rows], [int(row["class"]) - 1 for row in rows])
+    return Cars(path, models, images, [str(row["fname"]) for row in rows], [int(row["class"]) - 1 for row in rows])
 
 
 def _load_mat(path: Path, *keys: str) -> dict[str, Any]:
@@ -110,9 +127,14 @@ def _load_mat(path: Path, *keys: str) -> dict[str, Any]:
     return table
 
 
-def _rows(table: Any) -> Iterable[Any]:
+def _rows(path: Path, table: Any, *fields: str) -> Iterable[Any]:
+    missing = [field for field in fields if field not in (table.dtype.names or ())]
+    if missing:
+        raise ValueError(
+            f"load_dataset: annotations of {path} must have {', '.join(fields)}, got none for {', '.join(missing)}"
+        )
     return table.reshape(-1)  # one line alone comes without a dimension
 
 
 def _names(cells: Any) -> list[str]:
-    return [str(name) for name in _rows(cells)]
+    return [str(name) for name in cells.reshape(-1)]

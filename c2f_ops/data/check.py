@@ -83,6 +83,7 @@ def check_dataset(
     """
     findings: list[Finding] = []
     loaded: dict[str, tuple[LabeledImages, list[_Image]]] = {}
+    failed: Exception = ValueError(f"check_dataset: {name} in {root} must have a split with images, got none")
     for split in splits or _splits(name, root):
         try:
             dataset, missing = _load(name, root, split)
@@ -230,7 +231,7 @@ def _contradict(labels: Tensor) -> bool:
 
 
 def _of_classes(loaded: dict[str, tuple[LabeledImages, list[_Image]]]) -> list[Finding]:
-    """Classes without images, level by level of the finest that has labels."""
+    """Classes without images, level by level."""
     findings: list[Finding] = []
 
     def say(severity: str, kind: str, split: str, message: str, classes: Tensor, names: Sequence[str]) -> None:

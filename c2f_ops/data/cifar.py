@@ -116,6 +116,7 @@ def _load_plain(path: Path, *keys: str) -> dict[str, Any]:
     except Exception as error:  # reading a damaged pickle fails in any way
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"load_dataset: {path} must be a pickle of plain data and arrays, got {reason}") from None
-    if not isinstance(content, dict) or not content.keys() >= set(keys):
-        raise ValueError(f"load_dataset: {path} must hold {', '.join(keys)}, got {content!r:.80}")
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise ValueError(f"load_dataset: {path} must hold {', '.join(keys)}, got none for {', '.join(missing)}")
     return content

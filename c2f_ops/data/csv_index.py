@@ -101,7 +101,10 @@ def _read(path: Path) -> tuple[list[Row], list[int], list[str]]:
         rows, lines = [], []
         for row in reader:
             if None in row or None in row.values():
-                raise ValueError(f"load_dataset: line {reader.line_num} of {path.name} must have {len(header)} cells")
+                cells = len(header) + len(row.get(None, ())) - list(row.values()).count(None)
+                raise ValueError(
+                    f"load_dataset: line {reader.line_num} of {path.name} must have {len(header)} cells, got {cells}"
+                )
             row = {column: clean(cell) for column, cell in row.items()}
             empty = [column for column in ("path", "split") if row.get(column) == ""]
             if empty:

@@ -51,11 +51,7 @@ def degrade(
         raise TypeError(f"degrade: r must be an int, got {type(r).__name__} {r!r}")
     if r < 1:
         raise ValueError(f"degrade: r must be at least 1, got {r}")
-    for argument, value, known in (("down", down, DOWN_FILTERS), ("up", up, FILTERS)):
-        if value not in known:
-            raise ValueError(f"degrade: {argument} must be one of {', '.join(known)}, got {value!r}")
-    if jpeg is not None and (isinstance(jpeg, bool) or not isinstance(jpeg, int) or not 1 <= jpeg <= 95):
-        raise ValueError(f"degrade: jpeg must be None or an int from 1 to 95, got {jpeg!r}")
+    _check_options("degrade", down, up, jpeg)
     if isinstance(image, Tensor):
         _check_square(tuple(image.shape[-2:]))
         if image.dtype != torch.uint8 or image.ndim not in (3, 4):
@@ -72,9 +68,15 @@ def degrade(
 
 
 def degrade_settings(*, down: str = "bilinear", up: str = "bilinear", jpeg: int | None = None) -> dict[str, Any]:
-    """Return what a run must record about the operator, as plain data."""
-    settings = {"down": f"{down}, antialiased", "rounding": "uint8 after each pass", "up": up}
-    return {**settings, **({} if jpeg is None else {"jpeg": jpeg}), "torch": torch.__version__}
+    """Return what a run must record about the operator, as plain data.
+
+    Raises:
+        ValueError: an option is unknown.
+    """
+    _check_options("degrade_settings", down, up, jpeg)
+    shrunk = down if down == "area" else f"{down}, antialiased"
+    settings = {"down": shrunk, "rounding": "uint8 after each pass", "up": up, "torch": torch.__version__}
+    return settings if jpeg is None else {**settings, "jpeg": jpeg, "pillow": _pillow().__version__}
 
 
 def resize_uint8(images: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
@@ -125,10 +127,7 @@ def _coverage(old: int, new: int) -> Tensor:
 
 
 def _through_jpeg(images: Tensor, quality: int) -> Tensor:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImportError('degrade: Pillow, for jpeg, is not installed; pip install "c2f_ops[train]"') from None
+    Image = _pillow()
     if images.shape[-3] not in (1, 3):
         raise ValueError(f"degrade: image must have 1 or 3 channels with jpeg, got {images.shape[-3]}")
     out = torch.empty_like(images, device="cpu", memory_format=torch.contiguous_format)
@@ -169,6 +168,22 @@ def _degrade_pil(image: Any, r: int, down: str, up: str, jpeg: int | None) -> An
     else:
         small = image.resize((r, r), filters[down])
     return (small if jpeg is None else _written(small, jpeg)).resize(image.size, filters[up])
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError('degrade: Pillow, for jpeg, is not installed; pip install "c2f_ops[train]"') from None
+    return Image
+
+
+def _check_options(function: str, down: str, up: str, jpeg: int | None) -> None:
+    for argument, value, known in (("down", down, DOWN_FILTERS), ("up", up, FILTERS)):
+        if value not in known:
+            raise ValueError(f"{function}: {argument} must be one of {', '.join(known)}, got {value!r}")
+    if jpeg is not None and (isinstance(jpeg, bool) or not isinstance(jpeg, int) or not 1 <= jpeg <= 95):
+        raise ValueError(f"{function}: jpeg must be None or an int from 1 to 95, got {jpeg!r}")
 
 
 def _check_square(size: tuple[int, ...]) -> None:

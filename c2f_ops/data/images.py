@@ -109,7 +109,7 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         if corrupt not in CORRUPT_POLICIES:
             raise ValueError(f"LabeledImages: corrupt must be one of {', '.join(CORRUPT_POLICIES)}, got {corrupt!r}")
-        _check_resize(size, resize_mode)
+        _check_resize("LabeledImages", size, resize_mode)
         labels = hierarchy.validate_labels(labels)
         if not len(labels) == len(ids) == len(images):
             raise ValueError(
@@ -143,13 +143,13 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
         The result does not depend on ``threads``, which decode side by side; None: as many as torch uses.
         """
-        size, resize_mode = size or self.size, resize_mode or self.resize_mode
-        _check_resize(size, resize_mode)
+        size = self.size if size is None else size
+        resize_mode = self.resize_mode if resize_mode is None else resize_mode
+        _check_resize("LabeledImages.stacked", size, resize_mode)
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ValueError(f"LabeledImages.stacked: threads must be a positive int or None, got {threads!r}")
         if isinstance(self._images, Tensor):
-            chosen = self._images[self._index]
-            return chosen if size is None else resize_image(chosen, size, mode=resize_mode)
+            return resize_image(self._images[self._index], size, mode=resize_mode)
         if size is None:
             raise ValueError(f"LabeledImages.stacked: size must be given, as {self.name} has none of its own")
         out = torch.empty((len(self), 3, size, size), dtype=torch.uint8)
@@ -174,8 +174,7 @@ class LabeledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return f"LabeledImages({self.name}, {self.split}, {len(self)} images{corrupt}, {self.hierarchy!r})"
 
     def _image(self, index: int, size: int | None, resize_mode: str) -> Tensor:
-        image = self._read(self._index[index], self.ids[index])
-        return image if size is None else resize_image(image, size, mode=resize_mode)
+        return resize_image(self._read(self._index[index], self.ids[index]), size, mode=resize_mode)
 
     def _read(self, position: int, image_id: str) -> Tensor:
         try:
@@ -278,14 +277,15 @@ def decode_image(encoded: bytes) -> Tensor:
             # Through RGBA, as Pillow warns of transparent colours in a palette.
             through = image.convert("RGBA") if image.mode == "P" else image
             pixels = np.asarray(through.convert("RGB"))
-    return torch.from_numpy(
-        pixels.transpose(2, 0, 1).copy()
-    )  # NumPy copies on one thread: torch's pool costs more here
+    # NumPy copies on one thread: torch's pool costs more here.
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
-def resize_image(image: Tensor, size: int, *, mode: str = "shorter") -> Tensor:
+def resize_image(image: Tensor, size: int | None, *, mode: str = "shorter") -> Tensor:
     """Resize uint8 ``[..., H, W]`` to ``[..., size, size]``, bilinear with antialiasing; see :class:`LabeledImages`."""
-    _check_resize(size, mode)
+    _check_resize("resize_image", size, mode, argument="mode")
+    if size is None:
+        return image
     height, width = image.shape[-2:]
     if mode == "shorter":
         scale = size / min(height, width)
@@ -298,8 +298,8 @@ def resize_image(image: Tensor, size: int, *, mode: str = "shorter") -> Tensor:
     return image[..., top : top + size, left : left + size]
 
 
-def _check_resize(size: int | None, mode: str) -> None:
+def _check_resize(function: str, size: int | None, mode: str, *, argument: str = "resize_mode") -> None:
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ValueError(f"LabeledImages: size must be a positive int or None, got {size!r}")
+        raise ValueError(f"{function}: size must be a positive int or None, got {size!r}")
     if mode not in RESIZE_MODES:
-        raise ValueError(f"LabeledImages: resize_mode must be one of {', '.join(RESIZE_MODES)}, got {mode!r}")
+        raise ValueError(f"{function}: {argument} must be one of {', '.join(RESIZE_MODES)}, got {mode!r}")

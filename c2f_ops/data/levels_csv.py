@@ -21,7 +21,7 @@ def class_names(cells: Sequence[str]) -> list[str]:
     """Return the distinct known names: numbers in numeric order, others in alphabetical order."""
     distinct = set(cells).difference(UNKNOWN)
     numeric = all(name.isdecimal() for name in distinct)
-    return sorted(distinct, key=int) if numeric else sorted(distinct)
+    return sorted(distinct, key=lambda name: (int(name), name)) if numeric else sorted(distinct)
 
 
 def read_levels(source: str, rows: list[Row], lines: list[int], columns: Sequence[str]) -> tuple[Hierarchy, Tensor]:

@@ -23,6 +23,12 @@ def labels(name: str, argument: str, values: Any, **like: Any) -> Ints:
     return array
 
 
+def check_ids(name: str, argument: str, values: Tensor, n: int) -> None:
+    """Ids of ``n`` classes, -1 for none."""
+    if len(values) and not -1 <= int(values.min()) <= int(values.max()) < n:
+        raise ValueError(f"{name}: {argument} must be in -1..{n - 1}, got {int(values.min())}..{int(values.max())}")
+
+
 def relation(name: str, argument: str, values: Any) -> Ints | None:
     """Parents ``[D, K]``, or None for None."""
     if values is None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..hierarchy import Hierarchy
+from ._integers import check_ids
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ def confusion_matrix(pred: Tensor, target: Tensor, n: int) -> Tensor:
         pred: LongTensor ``[N]``, values in -1..n - 1.
         target: LongTensor ``[N]``, likewise; images where either is -1 are left out.
         n: number of classes.
+
+    Raises:
+        ValueError: other shapes or values.
     """
     known = _checked("confusion_matrix", pred, target, n)
     return torch.bincount(target[known] * n + pred[known], minlength=n * n).view(n, n)
@@ -56,8 +60,16 @@ def worst_confusions(
         confidence: ``[N]``, probability given to the answer.
         hierarchy: the tree.
         count: pairs returned at most.
+
+    Raises:
+        ValueError: other shapes or values.
     """
+    pred, target, confidence = pred.cpu(), target.cpu(), confidence.cpu()
     known = _checked("worst_confusions", pred, target, hierarchy.sizes[-1])
+    if confidence.shape != pred.shape:
+        raise ValueError(
+            f"worst_confusions: confidence must have shape [N], {list(pred.shape)}, got {list(confidence.shape)}"
+        )
     order = confidence.argsort(descending=True, stable=True)
     rows = order[(known & (pred != target))[order]]
     pairs, of = torch.stack([target, pred], 1)[rows].unique(dim=0, return_inverse=True)
@@ -86,7 +98,6 @@ def _checked(function: str, pred: Tensor, target: Tensor, n: int) -> Tensor:
         raise ValueError(
             f"{function}: pred and target must have one shape [N], got {list(pred.shape)} and {list(target.shape)}"
         )
-    for name, values in (("pred", pred), ("target", target)):
-        if len(values) and not -1 <= int(values.min()) <= int(values.max()) < n:
-            raise ValueError(f"{function}: {name} must be in -1..{n - 1}, got {int(values.min())}..{int(values.max())}")
+    check_ids(function, "pred", pred, n)
+    check_ids(function, "target", target, n)
     return (pred >= 0) & (target >= 0)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._hierarchy_checks import some
+
 
 @dataclass(frozen=True)
 class McNemar:
@@ -67,9 +69,14 @@ def paired_bootstrap(a: Tensor, b: Tensor, *, rounds: int = 10_000, seed: int = 
         at least ``2 / (rounds + 1)``.
 
     Raises:
-        ValueError: other shapes or types.
+        ValueError: other shapes or types, or no round.
+
+    Source: Owen, The pigeonhole bootstrap, 2007 (rows and columns drawn apart); Efron and Tibshirani, An Introduction
+    to the Bootstrap, 1993, chapter 13 (quantiles as interval).
     """
     _check("paired_bootstrap", a, b, 2)
+    if rounds < 1:
+        raise ValueError(f"paired_bootstrap: rounds must be at least 1, got {rounds}")
     generator = torch.Generator().manual_seed(seed)
     difference = a.double() - b.double()
     runs, images = difference.shape
@@ -84,7 +91,23 @@ def paired_bootstrap(a: Tensor, b: Tensor, *, rounds: int = 10_000, seed: int = 
 
 
 def holm(p: list[float]) -> list[float]:
-    """P values adjusted for being several, by Holm's method: the chance that any of them errs stays below a level."""
+    """Return p values adjusted for being several.
+
+    Reject those below a, and the chance of any false rejection is at most a.
+
+    Args:
+        p: of each test, between 0 and 1.
+
+    Returns:
+        As many, in the same order.
+
+    Raises:
+        ValueError: not between 0 and 1.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    if wrong := [value for value in p if not 0 <= value <= 1]:
+        raise ValueError(f"holm: p must be between 0 and 1, got {some(wrong, 'values')}")
     adjusted, largest = [0.0] * len(p), 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
         largest = max(largest, min(1.0, (len(p) - rank) * p[i]))

@@ -104,6 +104,35 @@ def test_cars_csv(tmp_path):
         load_dataset("cars", root=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("a.jpg,M,train\nb.jpg,M,Train\nc.jpg,M,val\n", r"train or test in column split, got others \(lines 3, 4\)"),
+        ("a.jpg,M,train\n,M,train\n", r"a file in column path, got others \(lines 3\)"),
+        ("a.jpg,M,train\nb.jpg,,train\n", r"a class name in column model, got others \(lines 3\)"),
+        ("a.jpg,M,train\nb.jpg,M\n", r"train or test in column split, got others \(lines 3\)"),
+        ("a.jpg,M,test\n", "lines of split 'train', got none"),
+        ("", "lines of split 'train', got none"),
+    ],
+)
+def test_cars_csv_cells(tmp_path, lines, message):
+    (tmp_path / "cars.csv").write_text("path,model,split\n" + lines.replace("M", MODELS[0]))
+    with pytest.raises(ValueError, match=f"load_dataset: cars.csv must have {message}"):
+        load_dataset("cars", root=tmp_path)
+
+
+def test_cars_fields_of_the_tables(tmp_path):
+    savemat = pytest.importorskip("scipy.io").savemat
+    table = annotations(("relative_im_path", "label", "test"), [("1.jpg", 1, 0), ("2.jpg", 2, 0)])
+    savemat(tmp_path / "cars_annos.mat", {"annotations": table, "class_names": class_names()})
+    with pytest.raises(ValueError, match=r"cars_annos.mat must have test, relative_im_path, class, got none for class"):
+        load_dataset("cars", root=tmp_path)
+    whole = annotations(("relative_im_path", "class", "test"), [("1.jpg", 1, 0), ("2.jpg", 2, 0)])
+    savemat(tmp_path / "cars_annos.mat", {"annotations": whole, "class_names": class_names()})
+    with pytest.raises(ValueError, match=r"cars_annos.mat must have lines of split 'test', got none"):
+        load_dataset("cars", root=tmp_path, split="test")
+
+
 def test_cars_errors(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"must hold cars.csv, cars_annos.mat or devkit"):
         load_dataset("cars", root=tmp_path)
@@ -179,6 +208,22 @@ def test_aircraft_errors(tmp_path):
         load_dataset("aircraft", root=tmp_path)
     families.write_text(lines.replace("1340192 Boeing 737", "1340192 F-16"))
     with pytest.raises(ValueError, match="'F-16' must have one parent, got 'Boeing'"):
+        load_dataset("aircraft", root=tmp_path)
+    families.write_text(lines)
+    variants = folder / "images_variant_test.txt"
+    whole = variants.read_text()
+    variants.write_text(whole + "1340192 737-200\n")
+    with pytest.raises(ValueError, match=r"image 1340192 one class, got '737-300' and '737-200' \(line 4\)"):
+        load_dataset("aircraft", root=tmp_path)
+    variants.write_text(whole)
+    for level, name in zip(("variant", "family", "manufacturer"), AIRCRAFT["0034309"], strict=False):
+        with open(folder / f"images_{level}_test.txt", "a") as file:
+            file.write(f"0034309 {name}\n")
+    with pytest.raises(ValueError, match=r"trainval and test in .* must share no image, got ids 0034309"):
+        load_dataset("aircraft", root=tmp_path)
+    for level in ("variant", "family", "manufacturer"):
+        (folder / f"images_{level}_trainval.txt").write_text("")
+    with pytest.raises(ValueError, match=r"images_variant_trainval.txt in .* must have lines, got none"):
         load_dataset("aircraft", root=tmp_path)
     families.unlink()
     with pytest.raises(FileNotFoundError, match=r"must hold images_family_test.txt of FGVC-Aircraft"):

@@ -136,6 +136,12 @@ def test_index_file(tree):
     assert findings == {("warning", "missing class", "val"): ("B",), ("warning", "no labels", "val"): ()}
 
 
+def test_index_file_without_lines(tmp_path):
+    (tmp_path / "index.csv").write_text("path,coarse\n")
+    with pytest.raises(ValueError, match=r"check_dataset: csv in .* must have a split with images, got none"):
+        check_dataset("csv", root=tmp_path)
+
+
 def test_command(tree, monkeypatch, capsys):
     pytest.importorskip("typer")
     from c2f_ops.cli import main

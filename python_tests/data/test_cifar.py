@@ -99,6 +99,14 @@ def test_pickles_that_call_are_refused(tmp_path, function):
         load_dataset("cifar100", root=tmp_path)
 
 
+def test_missing_keys_are_named(tmp_path):
+    file = write_cifar_folder(tmp_path)
+    for content, missing in (({"data": 0, "fine_labels": [1]}, "filenames, coarse_labels"), ([], "data, filenames,")):
+        file.write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match=f"train must hold data, .*, got none for {missing}"):
+            load_dataset("cifar100", root=tmp_path)
+
+
 def test_fine_class_with_two_coarse_classes_is_refused(tmp_path):
     write_cifar_folder(tmp_path, coarse_labels=[0, 1, 1, 1, 0, 1])
     with pytest.raises(ValueError, match="must give each fine class one coarse class, got 5 pairs"):

@@ -90,7 +90,6 @@ def test_jpeg_between_down_and_up():
             degrade(batch, 16, jpeg=bad)
     with pytest.raises(ValueError, match="must have 1 or 3 channels with jpeg, got 2"):
         degrade(batch[:, :2], 16, jpeg=50)
-    assert degrade_settings(down="area", jpeg=50) == {**degrade_settings(down="area"), "jpeg": 50}
 
 
 @pytest.mark.parametrize("r", [16, 17, 448])
@@ -174,4 +173,11 @@ def test_bad_pil_images_and_options():
 def test_settings_record_the_operator():
     settings = degrade_settings(up="bicubic")
     assert settings["torch"] == torch.__version__
-    assert settings["up"] == "bicubic"
+    assert (settings["down"], settings["up"]) == ("bilinear, antialiased", "bicubic")
+    assert degrade_settings(down="area")["down"] == "area"
+    with pytest.raises(ValueError, match=r"degrade_settings: down must be one of .*, got 'nearest'"):
+        degrade_settings(down="nearest")
+    with pytest.raises(ValueError, match="degrade_settings: jpeg must be None or an int from 1 to 95, got 96"):
+        degrade_settings(jpeg=96)
+    pillow = pytest.importorskip("PIL").__version__
+    assert degrade_settings(up="bicubic", jpeg=50) == {**settings, "jpeg": 50, "pillow": pillow}

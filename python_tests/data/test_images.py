@@ -173,6 +173,16 @@ def test_bad_options(options, message):
         encoded_set([1], [0], **options)
 
 
+def test_bad_options_of_resizing():
+    dataset = encoded_set([1], [0], size=8)
+    with pytest.raises(ValueError, match=r"LabeledImages.stacked: size must be a positive int or None, got 0"):
+        dataset.stacked(0)
+    with pytest.raises(ValueError, match=r"LabeledImages.stacked: resize_mode must be one of shorter, squash, got ''"):
+        dataset.stacked(resize_mode="")
+    with pytest.raises(ValueError, match="resize_image: mode must be one of shorter, squash, got 'pad'"):
+        resize_image(dataset[0][0], 4, mode="pad")
+
+
 def test_lengths_must_agree():
     with pytest.raises(ValueError, match="must have one length, got 1, 2, 1"):
         LabeledImages("t", "test", TREE, [[0, 0]], ["a", "b"], [b""])

@@ -42,6 +42,11 @@ def test_log_likelihood_one_image_at_a_time(rng) -> None:
     huge = torch.tensor([[1e4, 0.0], [0.0, 1e4]])
     assert negative_log_likelihood(huge, torch.tensor([0, 0])) == (5000.0, 2)
     assert math.isnan(negative_log_likelihood(torch.zeros(3, 2), torch.tensor([-1, -1, -1]))[0])
+    assert negative_log_likelihood(huge, torch.tensor([0, 0], dtype=torch.int32)) == (5000.0, 2)
+    with pytest.raises(ValueError, match=re.escape("negative_log_likelihood: labels must be in -1..1, got 0..2")):
+        negative_log_likelihood(huge, torch.tensor([0, 2]))
+    with pytest.raises(TypeError, match=r"negative_log_likelihood: labels must be integers, got torch.float32"):
+        negative_log_likelihood(huge, torch.zeros(2))
     with pytest.raises(ValueError, match=re.escape("logits and labels must have shapes [N, C] and [N], got [3, 2]")):
         negative_log_likelihood(torch.zeros(3, 2), torch.zeros(2, dtype=torch.long))
 
@@ -61,9 +66,17 @@ def test_bins_of_equal_mass(rng, n: int, bins: int) -> None:
         error += part.count / n * abs(part.confidence - part.accuracy)
     whole = expected_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct), bins=bins)
     assert whole == pytest.approx(error)
-    assert reliability(torch.empty(0), torch.empty(0)) == []
+    none = torch.empty(0, dtype=torch.bool)
+    assert reliability(torch.empty(0), none) == []
+    assert math.isnan(expected_calibration_error(torch.empty(0), none))
     with pytest.raises(ValueError, match="reliability: bins must be at least 1, got 0"):
-        reliability(torch.zeros(2), torch.zeros(2), bins=0)
+        reliability(torch.zeros(2), torch.tensor([True, False]), bins=0)
+
+
+@pytest.mark.parametrize("function", [reliability, expected_calibration_error, risk_coverage, area_under_risk_coverage])
+def test_answers_are_right_or_wrong(function) -> None:
+    with pytest.raises(TypeError, match=rf"^{function.__name__}: correct must be bool, got torch.int64"):
+        function(torch.zeros(2), torch.tensor([2, -1]))
 
 
 def test_risk_of_the_most_confident(rng) -> None:
@@ -85,6 +98,12 @@ def test_confident_answers_stop_where_a_level_is_unsure_or_leaves_the_path() -> 
     assert kept.tolist() == [[0, 0, 1], [0, -1, -1], [0, -1, -1], [1, 2, -1], [-1, -1, -1]]
     with pytest.raises(ValueError, match=re.escape("must have one shape [N, K], got [5, 3] and [5, 2]")):
         confident_answers(pred, sure[:, :2], TREE, 0.6)
+    for k in (2, 4):
+        wide = torch.zeros(5, k)
+        with pytest.raises(ValueError, match=re.escape(f"answers: pred must have shape [N, 3], got [5, {k}]")):
+            confident_answers(wide.long(), wide, TREE, 0.6)
+    with pytest.raises(ValueError, match=re.escape("pred of level 'family' must be in -1..2, got node 3 (rows 2, 3)")):
+        confident_answers(pred + (pred == 2).long() * torch.tensor([0, 1, 0]), sure, TREE, 0.6)
 
 
 def test_confident_answers_are_paths_that_shrink_as_the_threshold_rises(rng) -> None:
@@ -125,6 +144,9 @@ def test_worst_confusions_weigh_images_by_height() -> None:
     assert found[0].confidence == pytest.approx(0.3)
     assert worst_confusions(pred, target, confidence, TREE, count=1) == found[:1]
     assert worst_confusions(target, target, confidence, TREE) == []
+    for wrong in (confidence[1:], torch.cat([confidence, confidence]), confidence[:, None]):
+        with pytest.raises(ValueError, match=r"worst_confusions: confidence must have shape \[N\], \[10\], got \["):
+            worst_confusions(pred, target, wrong, TREE)
     with pytest.raises(ValueError, match=re.escape("worst_confusions: pred must be in -1..5, got -1..6")):
         worst_confusions(pred + (pred == 3) * 3, target, confidence, TREE)
 

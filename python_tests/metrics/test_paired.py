@@ -64,6 +64,9 @@ def test_holm_by_hand():
     assert holm([0.04, 0.01, 0.03, 0.5]) == pytest.approx([0.09, 0.04, 0.09, 0.5])
     assert holm([0.9, 0.8]) == [1, 1]
     assert holm([]) == []
+    for wrong in (math.nan, 1.5, -0.1):
+        with pytest.raises(ValueError, match=f"holm: p must be between 0 and 1, got values {wrong}"):
+            holm([0.5, wrong])
 
 
 @pytest.mark.parametrize("test", [lambda a, b: mcnemar(a[0], b[0]), paired_bootstrap])
@@ -73,3 +76,9 @@ def test_bad_input(test):
         test(a, a[:, :2])
     with pytest.raises(ValueError, match="a must be bool"):
         test(a.float(), a)
+
+
+def test_bootstrap_needs_a_round():
+    a = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="paired_bootstrap: rounds must be at least 1, got 0"):
+        paired_bootstrap(a, a, rounds=0)

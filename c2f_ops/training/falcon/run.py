@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def train_falcon(settings: FalconRun, run: Path, *, resume: bool = False, consol
 def load_falcon(run: Path, device: str = "auto") -> tuple[Falcon, FalconRun]:
     """Load the newest student, teacher and relations of a run folder, in eval mode."""
     settings = read_config(FalconRun, run)
-    data, truth, hierarchy = _read(settings, "train")
+    data, truth, hierarchy, _ = _read(settings, "train")
     learner = Learner(build_falcon(settings, _num_fine(settings, truth), data.num_coarse, weights=False), len(data.y))
     load_model(find_checkpoint(run, hierarchy)[0], learner, hierarchy)
     return learner.falcon.to(find_device(device)).to(memory_format=torch.channels_last).eval(), settings
@@ -64,7 +65,9 @@ def _train(settings: FalconRun, run: Path, console: Any) -> dict[str, Any] | Non
     console = console if main else None
     settings = replace(settings, precision=accelerator.mixed_precision.replace("no", "fp32"))
     say(console, f"reading {settings.data} ...")
-    data, truth, hierarchy = _read(settings, "train")
+    data, truth, hierarchy, corrupt = _read(settings, "train")
+    if corrupt:
+        say(console, f"{len(corrupt)} unreadable images (corrupt: {settings.corrupt})")
     num_fine, sha = _num_fine(settings, truth), data.sha256()
     truth = None  # from here to the evaluation on the test split nothing knows of fine classes
     if main:
@@ -110,15 +113,15 @@ def _train(settings: FalconRun, run: Path, console: Any) -> dict[str, Any] | Non
     metrics = None
     if main:
         checkpoint(trainer)
-        metrics = finish(run, falcon, settings, hierarchy, start, position.seconds, console)
+        metrics = finish(run, falcon, settings, hierarchy, start, position.seconds, corrupt, console)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return metrics
 
 
-def _read(settings: FalconRun, split: str) -> tuple[CoarseImages, Truth | None, Any]:
+def _read(settings: FalconRun, split: str) -> tuple[CoarseImages, Truth | None, Any, list[tuple[str, str]]]:
     dataset = load_split(settings, split)
-    return coarse_part(dataset, settings), truth_part(dataset, settings), dataset.hierarchy
+    return coarse_part(dataset, settings), truth_part(dataset, settings), dataset.hierarchy, dataset.corrupt
 
 
 def _num_fine(settings: FalconRun, truth: Truth | None) -> int:
@@ -150,7 +153,7 @@ def _begin(
     heads = learn_start(student, data.images, data.y, settings, console)
     learner.falcon.teacher.load_state_dict(student.state_dict())
     say(console, "neighbours and k-means inside the coarse classes ...")
-    test, _, _ = _read(settings, "test")
+    test, *_ = _read(settings, "test")
     start = make_start(learner.falcon, settings, data.images, data.y, test.images, heads)
     _save_start(run, start)
     facts = {"position": Position(seconds=time.monotonic() - begun).to_dict(), "seed": settings.seed, "data": data_sha}
@@ -172,11 +175,12 @@ def _load_start(run: Path) -> Start:
 
 
 def finish(
-    run: Path, falcon: Falcon, settings: FalconRun, hierarchy: Any, start: Start, seconds: float, console: Any = None
-) -> dict[str, Any]:
-    """Evaluate on the test split, write metrics.json, relations.csv and the figures."""
+    run: Path, falcon: Falcon, settings: FalconRun, hierarchy: Any, start: Start, seconds: float,
+    corrupt: Sequence[tuple[str, str]], console: Any = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluate on the test split, write metrics.json, relations.csv and figures; ``corrupt``: of the training split."""
     say(console, "evaluating on the test images ...")
-    test, truth, found = _read(settings, "test")
+    test, truth, found, unreadable = _read(settings, "test")
     if found != hierarchy:
         raise ValueError(f"run: test split of {settings.data} must have the hierarchy of the run, got {found!r}")
     logits, relations = predict_logits(falcon, test.images, settings), falcon.relations.cpu()
@@ -187,7 +191,8 @@ def finish(
         {
             "kind": "falcon", "data": settings.data, "split": "test", "images": len(test.y), "preset": settings.preset,
             "num_fine": falcon.num_fine, "num_coarse": list(falcon.num_coarse), "falcon": result, **rivals,
-            "fine_labels_in_training": False, "training_seconds": seconds,
+            "corrupt": {"train": corrupt, "test": unreadable}, "fine_labels_in_training": False,
+            "training_seconds": seconds,
         },
     )  # fmt: skip
     write_relations(run / RELATIONS, relations, test, truth, result.get("matching"), logits.argmax(1))
