@@ -24,7 +24,7 @@ inline constexpr int kMaxTileRows = 32;                         // bound of mr
 inline constexpr int kMaxTileCols = 64;                         // bound of nr
 alignas(64) inline constexpr float kZeros[kMaxTileCols] = {};   // initial value of sums
 inline constexpr int kStorageTypes = 3;                         // float32, bfloat16, float16: the values of DType
-inline constexpr int64_t kAheadBytes = 4 * 64;                  // eight tiles fetch a whole panel of one plane
+inline constexpr int64_t kAheadBytes = 4 * 64;                  // eight tiles fetch a panel of one plane
 inline constexpr int kActivationRelu = 1, kActivationTanh = 2;  // of Activation
 
 // c[rows][nr] = init[nr] + A B where init is set, c += A B where it is null. K may be 0. `a_block`: elements from one

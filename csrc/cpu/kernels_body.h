@@ -8,7 +8,7 @@
 // All of K is summed in kRows x 2 vector registers; per step of k two loads of B and kRows broadcasts of A.
 template <int kRows, int kRowStride, int kStepStride>
 void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, const float* init, float* c,
-               const void* /*ahead*/) {
+               const void* ahead) {
   const float *a = static_cast<const float*>(rows), *b = static_cast<const float*>(panel);
   if (init == nullptr) {
     for (int i = 0; i < kRows * kNr; i += 16) __builtin_prefetch(c + i, 1);
@@ -16,7 +16,10 @@ void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, 
   Vec sum[kRows][2];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = Vec{};
+  const char* fetch = static_cast<const char*>(ahead);
   for (; K > 0; K -= kNr, a += a_block) {
+    for (int64_t i = 0; fetch != nullptr && i < kAheadBytes; i += 64) __builtin_prefetch(fetch + i, 0, 2);
+    fetch = fetch == nullptr ? nullptr : fetch + kAheadBytes;
     const int64_t steps = K < kNr ? K : kNr;
     const float* step = a;
     for (int64_t k = 0; k < steps; ++k, step += kStepStride, b += kNr) {

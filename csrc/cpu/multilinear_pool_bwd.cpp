@@ -265,14 +265,18 @@ class Backward {
   void feature_gradient(int m, int64_t begin) {
     const int64_t nr = kernels_.nr, mr = kernels_.mr, end = std::min(shared_.rows.count, begin + plan_.product_rows);
     for (int64_t k0 = 0; k0 == 0 || k0 < width_; k0 += kernels_.block_k) {
+      const int64_t K = std::min(kernels_.block_k, width_ - k0);
       for (int64_t panel = 0; panel < feature_panels(m); ++panel) {
         for (int64_t row = begin; row < end; row += mr) {
           const GemmFn gemm = kernels_.gemm_rows[std::min(mr, end - row) - 1];
-          const float* next = row + mr < end                  ? d_x(m, panel, row + mr)
-                              : panel + 1 < feature_panels(m) ? d_x(m, panel + 1, begin)
-                                                              : nullptr;
-          gemm(std::min(kernels_.block_k, width_ - k0), g(m, k0 / nr, row), shared_.row_capacity * nr,
-               transposed(m, panel, k0), j0_ == 0 && k0 == 0 ? kZeros : nullptr, d_x(m, panel, row), next);
+          const void* ahead = nullptr;
+          if (kernels_.pack_grad != nullptr && row + mr < end) {
+            ahead = d_x(m, panel, row + mr);
+          } else if (panel + 1 < feature_panels(m)) {
+            ahead = slice_of(transposed(m, panel + 1, k0), K, (row - begin) / mr);
+          }
+          gemm(K, g(m, k0 / nr, row), shared_.row_capacity * nr, transposed(m, panel, k0),
+               j0_ == 0 && k0 == 0 ? kZeros : nullptr, d_x(m, panel, row), ahead);
         }
       }
     }
@@ -318,7 +322,13 @@ class Backward {
           void* a = prepacked ? staged_channels(m, c0 / mr + t, k0)
                               : operands_.packed(local.channels, t * mr * kernels_.block_k);
           float* out = local.d_w + (panel * tiles + t) * tile;
-          gemm(K, a, tile, b, k0 == 0 ? kZeros : nullptr, out, next_channels(m, c0, tiles, k0, panel * tiles + t));
+          const void* ahead = nullptr;
+          if (prepacked) {
+            ahead = next_channels(m, c0, tiles, k0, panel * tiles + t);
+          } else if (panel + 1 < panels) {
+            ahead = slice_of(g(m, first + panel + 1, k0), K, t);
+          }
+          gemm(K, a, tile, b, k0 == 0 ? kZeros : nullptr, out, ahead);
         }
       }
     }
@@ -329,6 +339,14 @@ class Backward {
                               columns(width_, first + panel), local.d_w + (panel * tiles + t) * tile);
       }
     }
+  }
+
+  // What tile number t of a panel fetches ahead of the next panel, K steps of it; null: other tiles have fetched it
+  // all.
+  const void* slice_of(const void* panel, int64_t K, int64_t t) const {
+    const int64_t slice = ceil_div(K, kernels_.nr) * kAheadBytes;
+    if (t * slice >= operands_.padded(K) * kernels_.nr * kernels_.operand_bytes) return nullptr;
+    return static_cast<const char*>(panel) + t * slice;
   }
 
   // What tile number `call` of a block of k fetches ahead: a slice of the staged channels' next block.
