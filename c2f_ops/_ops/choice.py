@@ -28,9 +28,9 @@ SAVE_BUDGET_BYTES = 2**31
 # VGG case of bench/cases.py on a Xeon with AMX: forward and backward with saved projections take 1.4 times as long).
 _RIDGE = {"cuda": {2: 184.0, 4: 12.0, 8: 12.0}}
 _AMX_RIDGE = 800.0
-# Largest cost of the Gram path, in parts of the direct one, at which it is taken. On a CPU the direct kernels reach more
-# of the machine than Gram's products in torch do, above all on AMX in one plane or two (HBP at C = 512, cost 0.72: forward
-# and backward take 1.04, 6.5 and 1.7 times as long).
+# Largest cost of the Gram path, in parts of the direct one, at which it is taken. On a CPU the direct kernels reach
+# more of the machine than Gram's products in torch do, above all on AMX in one plane or two (HBP at C = 512, cost 0.72:
+# forward and backward take 1.04, 6.5 and 1.7 times as long).
 _GRAM_MARGIN = {"cuda": 0.9, "cpu": 0.6}
 _GRAM_MARGIN_AMX = {1: 0.1, 2: 0.3}
 

@@ -19,7 +19,8 @@ const Kernels& cpu_kernels([[maybe_unused]] DType dtype, [[maybe_unused]] Matmul
   if (cpu_isa() >= Isa::kAmx) {
     const bool wide = dtype == DType::kFloat32;
     if (dtype == DType::kBFloat16 || (wide && precision == MatmulPrecision::kMedium)) return kKernelsAmx;
-    if (dtype == DType::kFloat16 || (wide && precision == MatmulPrecision::kHigh)) return kKernelsAmxSplit;
+    if (wide && precision == MatmulPrecision::kHigh) return kKernelsAmxSplit;
+    if (dtype == DType::kFloat16) return kKernelsAmxExact;
   }
 #endif
   return cpu_kernels();

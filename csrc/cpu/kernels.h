@@ -103,7 +103,8 @@ extern const Kernels kKernelsPortable;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 extern const Kernels kKernelsAmx;       // one plane
-extern const Kernels kKernelsAmxSplit;  // two
+extern const Kernels kKernelsAmxSplit;  // two, three products
+extern const Kernels kKernelsAmxExact;  // two, four products
 
 // The float32 table of cpu_isa(), or the best one below it.
 const Kernels& cpu_kernels();

@@ -11,8 +11,8 @@
 // rows do not mix. K comes in 32: both operands end in zeros.
 //
 // Operands have one plane, x rounded to bfloat16, or two: x = hi + lo, hi the rounded x and lo the rounded rest
-// (float16 exactly, float32 to 2^-18). Two planes lie side by side, row by row, and take three products, hi hi + lo hi
-// + hi lo: what is dropped is below 2^-18 of a product.
+// (float16 exactly, float32 to 2^-18). Two planes lie side by side, row by row. They take three products, hi hi + lo hi
+// + hi lo, which drops less than 2^-18 of each, or four, which drop nothing.
 //
 // The element-wise entries are those of AVX-512: C tiles are plain float32.
 #ifndef __clang__  // GCC 12 warns of its own headers: unmasked intrinsics pass an undefined register
@@ -65,7 +65,7 @@ inline __attribute__((always_inline)) void multiply(const char* a, int64_t a_row
   }
 }
 
-template <int kPlanes, int kRowTiles>
+template <int kPlanes, int kProducts, int kRowTiles>
 void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, const float* init, float* c,
                const void* ahead) {
   constexpr int64_t kRow = kNr * sizeof(float), kARow = kPlanes * 64, kBRow = kPlanes * 128;
@@ -86,6 +86,7 @@ void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, 
       multiply<kRowTiles>(a + 64, kARow, b, kBRow);
       multiply<kRowTiles>(a, kARow, b + 128, kBRow);
     }
+    if constexpr (kProducts == 4) multiply<kRowTiles>(a + 64, kARow, b + 128, kBRow);
     if (fetch != nullptr) {
       for (int64_t i = 0; i < kAheadBytes; i += 64) _mm_prefetch(fetch + i, _MM_HINT_T1);
       fetch += kAheadBytes;
@@ -101,9 +102,8 @@ void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, 
   }
 }
 
-template <int kPlanes>
+template <int kProducts>
 double peak(int64_t rounds, float* operands) {
-  constexpr int kProducts = kPlanes == 2 ? 3 : 1;
   enter();
   _tile_zero(0);
   _tile_zero(1);
@@ -369,7 +369,7 @@ constexpr void add_storage_type(DType dtype, Kernels* kernels) {
   kernels->load_rows[type] = load_rows<T>;
 }
 
-template <int kPlanes>
+template <int kPlanes, int kProducts>
 constexpr Kernels make_kernels(const char* isa) {
   Kernels kernels = {};
   kernels.isa = isa;
@@ -381,13 +381,11 @@ constexpr Kernels make_kernels(const char* isa) {
   kernels.block_k = 512 / kPlanes;  // a panel of it fills two thirds of L1
   kernels.enter = enter;
   kernels.leave = leave;
-  for (int i = 0; i < kMr; ++i) kernels.gemm_rows[i] = i < 16 ? gemm_tile<kPlanes, 1> : gemm_tile<kPlanes, 2>;
-  add_storage_type<kPlanes, float>(DType::kFloat32, &kernels);
-  if constexpr (kPlanes == 1) {
-    add_storage_type<kPlanes, BFloat16>(DType::kBFloat16, &kernels);
-  } else {
-    add_storage_type<kPlanes, Float16>(DType::kFloat16, &kernels);
-  }
+  for (int i = 0; i < kMr; ++i)
+    kernels.gemm_rows[i] = i < 16 ? gemm_tile<kPlanes, kProducts, 1> : gemm_tile<kPlanes, kProducts, 2>;
+  if constexpr (kProducts < 4) add_storage_type<kPlanes, float>(DType::kFloat32, &kernels);
+  if constexpr (kProducts == 1) add_storage_type<kPlanes, BFloat16>(DType::kBFloat16, &kernels);
+  if constexpr (kProducts == 4) add_storage_type<kPlanes, Float16>(DType::kFloat16, &kernels);
   kernels.form_grad = form_grad<PlaneRow<kPlanes>>;
   kernels.pack_grad = pack_grad<kPlanes>;
   kernels.store_rows[static_cast<int>(DType::kFloat32)] = store_rows_of_columns<float>;
@@ -398,13 +396,14 @@ constexpr Kernels make_kernels(const char* isa) {
   kernels.hadamard_sum[3] = hadamard_sum<3>;
   kernels.hadamard_sum[4] = hadamard_sum<4>;
   kernels.activate = activate;
-  kernels.peak = peak<kPlanes>;
+  kernels.peak = peak<kProducts>;
   return kernels;
 }
 
 }  // namespace
 
-const Kernels kKernelsAmx = make_kernels<1>("amx");
-const Kernels kKernelsAmxSplit = make_kernels<2>("amx split");
+const Kernels kKernelsAmx = make_kernels<1, 1>("amx");
+const Kernels kKernelsAmxSplit = make_kernels<2, 3>("amx split");
+const Kernels kKernelsAmxExact = make_kernels<2, 4>("amx exact");
 
 }  // namespace c2f
