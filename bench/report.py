@@ -11,7 +11,7 @@ import torch
 from c2f_ops import explain
 
 from .cases import CASES, INTERACTIONS, Case, eager, operands, ours, projections, step
-from .limits import Limits, Peak, measure_limits
+from .limits import Limits, Peak, fresh, measure_limits
 from .records import DTYPES, conditions, megabytes, milliseconds, ratio, said
 from .timing import Timing, interleave, noisy, peak_extra_bytes, ratios
 
@@ -68,7 +68,7 @@ def measure(
     runs = {name: step(run, leaves, backward=backward) for name, run in rivals.items()}
     results = sum(t.nbytes for t in leaves) if backward else case.result_bytes(interactions)
     peaks = {
-        name: None if (peak := peak_extra_bytes(run, device)) is None else max(0, peak - results)
+        name: None if (peak := peak_extra_bytes(fresh(run, device), device)) is None else max(0, peak - results)
         for name, run in runs.items()
     }
     if not backward:

@@ -9,7 +9,9 @@ to float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -22,6 +24,8 @@ from . import num_threads
 Grads = tuple[list[Tensor | None], list[Tensor | None], list[Tensor | None], Tensor | None]
 
 _ALIGNMENT = 64
+_KEPT_BYTES = 2**27
+_kept = threading.local()
 
 
 def unavailable() -> str | None:
@@ -93,19 +97,18 @@ def multilinear_pool_fwd(
     p = features[0].new_empty((problem.batch, len(interactions), problem.width), dtype=torch.float32)
     shape = (problem.batch, problem.positions, problem.width)
     projections = [x.new_empty(shape) for x in features] if save else []
-    scratch, aligned = _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["fwd_scratch_bytes"])
-    native.multilinear_pool_cpu_fwd(
-        encoded,
-        [strided(x) for x in features],
-        [strided(w) for w in weights],
-        [address(b) for b in biases],
-        address(mask),
-        p.data_ptr(),
-        [u.data_ptr() for u in projections],
-        aligned,
-        threads,
-    )
-    del scratch
+    with _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["fwd_scratch_bytes"]) as scratch:
+        native.multilinear_pool_cpu_fwd(
+            encoded,
+            [strided(x) for x in features],
+            [strided(w) for w in weights],
+            [address(b) for b in biases],
+            address(mask),
+            p.data_ptr(),
+            [u.data_ptr() for u in projections],
+            scratch,
+            threads,
+        )
     return p, projections
 
 
@@ -132,26 +135,35 @@ def multilinear_pool_bwd(
     d_features = [torch.empty_like(x) if need else None for x, need in zip(features, need_x, strict=True)]
     d_weights = [w.new_empty(w.shape) if need else None for w, need in zip(weights, need_w, strict=True)]
     d_biases = [d_p.new_empty(d_p.shape[2]) if need else None for need in need_b]
-    scratch, aligned = _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["bwd_scratch_bytes"])
-    native.multilinear_pool_cpu_bwd(
-        encoded,
-        [strided(x) for x in features],
-        [strided(w) for w in weights],
-        [address(b) for b in biases],
-        address(mask),
-        [u.data_ptr() for u in projections],
-        d_p.data_ptr(),
-        [(0, 0, 0, 0) if d is None else strided(d) for d in d_features],
-        [address(d) for d in d_weights],
-        [address(d) for d in d_biases],
-        aligned,
-        threads,
-    )
-    del scratch
+    with _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["bwd_scratch_bytes"]) as scratch:
+        native.multilinear_pool_cpu_bwd(
+            encoded,
+            [strided(x) for x in features],
+            [strided(w) for w in weights],
+            [address(b) for b in biases],
+            address(mask),
+            [u.data_ptr() for u in projections],
+            d_p.data_ptr(),
+            [(0, 0, 0, 0) if d is None else strided(d) for d in d_features],
+            [address(d) for d in d_weights],
+            [address(d) for d in d_biases],
+            scratch,
+            threads,
+        )
     return d_features, d_weights, d_biases, None
 
 
-def _scratch(size: int) -> tuple[Tensor, int]:
-    """A buffer of ``size`` bytes, to be kept alive during the call, and its aligned address."""
-    buffer = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
-    return buffer, -(-buffer.data_ptr() // _ALIGNMENT) * _ALIGNMENT
+@contextmanager
+def _scratch(size: int) -> Iterator[int]:
+    """The aligned address of ``size`` bytes. They are kept for the thread's next call: fresh memory is slow."""
+    buffer = _kept.__dict__.pop("buffer", None)  # taken out: a signal handler may call the op within a call
+    if buffer is None or len(buffer) < size + _ALIGNMENT:
+        buffer = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
+    yield -(-buffer.data_ptr() // _ALIGNMENT) * _ALIGNMENT
+    if len(buffer) <= _KEPT_BYTES:
+        _kept.buffer = buffer
+
+
+def release_scratch() -> None:
+    """Give the calling thread's kept scratch back."""
+    _kept.__dict__.pop("buffer", None)

@@ -40,7 +40,7 @@ void forward(const ProblemTuple& problem, const std::vector<FeatureTuple>& featu
   for (size_t m = 0; m < projections.size(); ++m) args.projections[m] = pointer<void>(projections[m]);
   const MultilinearPoolCpuPlan plan = make_plan(args.problem, num_threads);
   throw_if_error(
-      without_gil([&] { return run_multilinear_pool_fwd(args, plan, pointer<void>(scratch), num_threads); }));
+      without_gil_interruptible([&] { return run_multilinear_pool_fwd(args, plan, pointer<void>(scratch), num_threads); }));
 }
 
 void backward(const ProblemTuple& problem, const std::vector<FeatureTuple>& features,
@@ -59,7 +59,7 @@ void backward(const ProblemTuple& problem, const std::vector<FeatureTuple>& feat
   }
   const MultilinearPoolCpuPlan plan = make_plan(args.problem, num_threads);
   throw_if_error(
-      without_gil([&] { return run_multilinear_pool_bwd(args, plan, pointer<void>(scratch), num_threads); }));
+      without_gil_interruptible([&] { return run_multilinear_pool_bwd(args, plan, pointer<void>(scratch), num_threads); }));
 }
 
 }  // namespace

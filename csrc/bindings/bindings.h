@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "c2f/common.h"
+#include "c2f/interruptible.h"
 
 namespace c2f {
 
@@ -40,6 +41,25 @@ template <class Run>
 Status without_gil(Run run) {
   const pybind11::gil_scoped_release release;
   return run();
+}
+
+// The same for a kernel that can be left between tasks: Ctrl-C, or whatever the handler of a signal raises, ends it. Signals are
+// handled in Python's main thread only.
+template <class Run>
+Status without_gil_interruptible(Run run) {
+  Status status;
+  bool stopped = false;
+  {
+    const pybind11::gil_scoped_release release;
+    const Interruptible scope([] {
+      const pybind11::gil_scoped_acquire acquire;
+      return PyErr_CheckSignals() != 0;
+    });
+    status = run();
+    stopped = scope.stopped();
+  }
+  if (stopped) throw pybind11::error_already_set();
+  return status;
 }
 
 }  // namespace c2f

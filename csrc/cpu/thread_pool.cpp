@@ -11,10 +11,18 @@
 #include <system_error>
 #include <thread>
 
+#include "c2f/interruptible.h"
+
 namespace c2f {
 namespace {
 
 using Body = std::function<void(int64_t, int)>;
+
+constexpr std::chrono::milliseconds kAskEvery(50);
+
+thread_local Interruptible* g_interruptible = nullptr;
+
+bool interrupted() { return g_interruptible != nullptr && g_interruptible->ask(); }
 
 struct Job {
   const Body* body;
@@ -24,7 +32,13 @@ struct Job {
   std::atomic<int64_t> next{0};
 
   void work(int worker) {
-    for (int64_t task = next++; task < tasks; task = next++) (*body)(task, worker);
+    for (int64_t task = next++; task < tasks; task = next++) {
+      if (worker == 0 && interrupted()) {
+        next = tasks;
+      } else {
+        (*body)(task, worker);
+      }
+    }
   }
 };
 
@@ -121,7 +135,21 @@ ThreadPool& pool() {
 void parallel_for(int64_t tasks, int num_threads, const Body& body) {
   const int threads = static_cast<int>(std::min<int64_t>(tasks, std::min(num_threads, kMaxThreads)));
   if (threads > 1 && pool().run(tasks, threads, body)) return;
-  for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+  for (int64_t task = 0; task < tasks && !interrupted(); ++task) body(task, 0);
+}
+
+Interruptible::Interruptible(bool (*stop)())
+    : stop_(stop), outer_(g_interruptible), next_(std::chrono::steady_clock::now() + kAskEvery) {
+  g_interruptible = this;
+}
+
+Interruptible::~Interruptible() { g_interruptible = outer_; }
+
+bool Interruptible::ask() {
+  const auto now = std::chrono::steady_clock::now();
+  if (stopped_ || now < next_) return stopped_;
+  next_ = now + kAskEvery;
+  return stopped_ = stop_();
 }
 
 }  // namespace c2f

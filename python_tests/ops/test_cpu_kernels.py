@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +27,8 @@ MLP = ((0, 1), (0, 2), (1, 2), (0, 1, 2))
 MIXED = ((0,), (0, 0), (1, 0), (1, 1, 0, 0), (0, 1, 1))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("high", "medium")  # of float32 products
-# Relative L2 error; operands are rounded first, so this is the error of the kernel and of the last rounding. Products of
-# "high" err by up to 3 * 2^-18, of "medium" by 2^-8, as do those of G of bfloat16, whose results are rounded once more.
+# Relative L2 error; operands are rounded first, so this is the error of the kernel and of the last rounding. Products
+# of "high" err by up to 3 * 2^-18, of "medium" by 2^-8, as do those of G of bfloat16, whose results are rounded again.
 P_TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6, "high": 1.5e-5, "medium": 5e-3}
 GRAD_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 6e-3, torch.float16: 1e-3, "high": 4e-5, "medium": 1e-2}
 SAVED_TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 3e-3, torch.float16: 4e-4, "high": 1e-5, "medium": 5e-3}
@@ -174,6 +176,20 @@ def test_precision_of_float32_products(precision, layout, set_precision):
         assert equal(run_both(case), exact)
 
 
+def test_amx_is_what_runs(set_precision):
+    """Float32 rounded to bfloat16 gives other bits, and the module has the instruction."""
+    case = make_case(SHAPES[-1])
+    exact = run_both(case)
+    set_precision("medium")
+    assert equal(run_both(case), exact) == (kernel.amx_planes(torch.float32) == 0)
+    if not kernel.amx_planes(torch.float32):
+        pytest.skip("no AMX here")
+    if shutil.which("objdump") is None:
+        pytest.skip("no objdump here")
+    find = f"objdump -d --no-show-raw-insn {_native.module().__file__} | grep -c tdpbf16ps"
+    assert int(subprocess.run(find, shell=True, capture_output=True, text=True).stdout) >= 24
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_what_bfloat16_cannot_hold(precision, set_precision):
     """Values beyond its range reach their own sample alone; a finite rest of an infinite one makes no NaN of zeros."""
@@ -189,17 +205,28 @@ def test_what_bfloat16_cannot_hold(precision, set_precision):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_scratch_may_hold_anything(dtype, monkeypatch):
-    """Operands are padded inside scratch, which comes as the allocator left it."""
+    """Operands are padded inside scratch, which comes as the allocator or the last call left it."""
 
+    @contextlib.contextmanager
     def poisoned(size):
-        buffer, aligned = clean(size)
-        return buffer.fill_(255), aligned  # NaN in every type
+        buffer = torch.full((size + 64,), 255, dtype=torch.uint8)  # NaN in every type
+        yield buffer.data_ptr() // 64 * 64 + 64
 
     cases = [make_case(shape, dtype, mask=mask) for shape in (*SHAPES[:6], *EDGES) for mask in (None, "bool")]
     want = [run_both(case) for case in cases]
-    clean = kernel._scratch
     monkeypatch.setattr(kernel, "_scratch", poisoned)
     assert all(map(equal, map(run_both, cases), want))
+
+
+def test_scratch_is_kept_and_released():
+    kernel.release_scratch()
+    with kernel._scratch(1000) as first, kernel._scratch(1000) as inner:  # a call within a call
+        assert abs(first - inner) >= 1000 and first % 64 == inner % 64 == 0
+    with kernel._scratch(500) as again:
+        assert again == first
+    with kernel._scratch(kernel._KEPT_BYTES + 1):
+        pass
+    assert not hasattr(kernel._kept, "buffer")
 
 
 PRINT_ISA = """
@@ -503,6 +530,32 @@ def test_plan_refuses_bad_input():
     for bad in ([[0, 2]], [[]], [[0] * 5], [[0]] * 17):
         with pytest.raises(ValueError, match="interactions"):
             plan((*good[:8], bad), 1)
+
+
+INTERRUPT = """
+import os, signal, sys, threading, time, torch
+from c2f_ops.cpu import multilinear_pool as kernel
+torch.set_num_threads(int(sys.argv[1]))
+def call(width):
+    x = [torch.ones(8, 512, 784).transpose(1, 2) for _ in range(3)]
+    w = [torch.full((512, width), 1e-3) for _ in x]
+    return kernel.multilinear_pool_fwd(x, w, [None] * 3, None, ((0, 1), (0, 1, 2)), "none", False)[0]
+want = call(8)
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+begin = time.perf_counter()
+try:
+    call(60_000)
+except KeyboardInterrupt:
+    print(time.perf_counter() - begin)
+assert torch.equal(call(8), want)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_ends_a_call_within_a_second(threads):
+    child = subprocess.run([sys.executable, "-c", INTERRUPT, str(threads)], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert 0.5 < float(child.stdout) < 2
 
 
 def test_unsupported_says_why():
