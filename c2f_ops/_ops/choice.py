@@ -22,12 +22,11 @@ AUTO_ORDER = {"cuda": ("cuda", "triton"), "cpu": ("cpu",)}
 ALGOS = ("auto", "fused", "chunked", "gram")
 SAVE_BUDGET_BYTES = 2**31
 
-# Flops per byte at which rebuilding a projection costs as much as writing and reading it, by operand size (spec: c > s
-# TC / BW). H200: 790 TFLOP/s at 16 bits and 50 TFLOP/s in float32 against 4.3 TB/s. On CPUs saving wins at any width,
-# but where AMX multiplies operands of one plane: to map, write and read fresh memory takes longer up to c = 1600 (the
-# VGG case of bench/cases.py on a Xeon with AMX: forward and backward with saved projections take 1.4 times as long).
-_RIDGE = {"cuda": {2: 184.0, 4: 12.0, 8: 12.0}}
-_AMX_RIDGE = 800.0
+# Flops per byte at which rebuilding a projection costs as much as writing and reading it (spec: c > s TC / BW), by
+# operand size. H200: 790 TFLOP/s at 16 bits and 50 TFLOP/s in float32 against 4.3 TB/s. On a CPU by planes on AMX, 0
+# for float32 vectors: measured on the VGG case of bench/cases.py, where in float32 both take as long at c = 512.
+_RIDGE = {2: 184.0, 4: 12.0, 8: 12.0}
+_RIDGE_CPU = {0: 128.0, 1: 800.0, 2: 200.0}
 # Largest cost of the Gram path, in parts of the direct one, at which it is taken. On a CPU the direct kernels reach
 # more of the machine than Gram's products in torch do, above all on AMX in one plane or two (HBP at C = 512, cost 0.72:
 # forward and backward take 1.04, 6.5 and 1.7 times as long).
@@ -106,9 +105,8 @@ def choose_recompute(problem: Problem, recompute: bool | str) -> bool:
     if recompute != "auto":
         return bool(recompute)
     size = problem.dtype.itemsize
-    ridge = _RIDGE.get(problem.device.type, {}).get(size, 0.0)
-    if _amx_planes(problem) == 1:
-        ridge = _AMX_RIDGE
+    cpu = problem.device.type == "cpu"
+    ridge = _RIDGE_CPU[_amx_planes(problem)] if cpu and size < 8 else _RIDGE.get(size, 0.0)
     factors = len(problem.channels)
     worth = sum(problem.channels) > factors * size * ridge
     return not (worth and factors * problem.batch * problem.positions * problem.width * size <= SAVE_BUDGET_BYTES)

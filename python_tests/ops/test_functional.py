@@ -132,19 +132,21 @@ def test_gram_is_taken_by_its_inequality(planes):
         assert choice.choose_algo(_problem(channels=(256,) * 3), "auto")[0] == "direct"
 
 
-def test_saving_follows_cost_and_budget():
+def test_saving_follows_cost_and_budget(planes):
+    planes(0)
     half = dict(device=torch.device("cuda"), dtype=torch.bfloat16)
     assert not choice.choose_recompute(_problem(**half), "auto")  # c = 512 > 367
     assert choice.choose_recompute(_problem(**half, channels=(256,) * 3), "auto")
     assert choice.choose_recompute(_problem(batch=64), "auto")  # over the budget
-    assert not choice.choose_recompute(_problem(channels=(8,) * 3), "auto")  # CPU: saving wins
+    assert choice.choose_recompute(_problem(), "auto") and choice.choose_recompute(_problem(channels=(8,) * 3), "auto")
+    assert not choice.choose_recompute(_problem(channels=(513,) * 3), "auto")
     assert choice.choose_recompute(_problem(), True) and not choice.choose_recompute(_problem(batch=64), False)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_one_plane_on_amx_rebuilds_up_to_1600_channels(count, planes):
+@pytest.mark.parametrize("count, most", [(0, 256), (1, 1600), (2, 400)])
+def test_amx_rebuilds_more_channels(count, most, planes):
     planes(count)
-    for channels, rebuild in ((1600, count == 1), (1601, False)):
+    for channels, rebuild in ((most, True), (most + 1, False)):
         problem = _problem(dtype=torch.bfloat16, channels=(channels,) * 3)
         assert choice.choose_recompute(problem, "auto") == rebuild
 
