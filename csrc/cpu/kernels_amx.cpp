@@ -381,8 +381,9 @@ constexpr Kernels make_kernels(const char* isa) {
   kernels.block_k = 512 / kPlanes;  // a panel of it fills two thirds of L1
   kernels.enter = enter;
   kernels.leave = leave;
-  for (int i = 0; i < kMr; ++i)
+  for (int i = 0; i < kMr; ++i) {
     kernels.gemm_rows[i] = i < 16 ? gemm_tile<kPlanes, kProducts, 1> : gemm_tile<kPlanes, kProducts, 2>;
+  }
   if constexpr (kProducts < 4) add_storage_type<kPlanes, float>(DType::kFloat32, &kernels);
   if constexpr (kProducts == 1) add_storage_type<kPlanes, BFloat16>(DType::kBFloat16, &kernels);
   if constexpr (kProducts == 4) add_storage_type<kPlanes, Float16>(DType::kFloat16, &kernels);
