@@ -41,7 +41,7 @@ SHAPES = {  # B, L, C, D, layout
 
 def plan(gpu, shape, *, dtype=BFLOAT16, interactions=MLP, factors=3):
     B, L, C, D, layout = shape
-    problem = (B, L, D, (C,) * factors, dtype, 0, 0, interactions)
+    problem = (B, L, D, (C,) * factors, dtype, 0, 0, 0, interactions)
     return _native.module().multilinear_pool_cuda_plan(problem, layout, gpu)
 
 
