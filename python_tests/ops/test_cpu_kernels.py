@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
+import c2f_ops
 from c2f_ops import _native
 from c2f_ops._encoding import encode
 from c2f_ops._ops.problem import Problem
@@ -239,21 +241,29 @@ print(module().multilinear_pool_cpu_plan(encode(Problem.of(*operands, None, ((0,
 """
 
 
+def in_child(*arguments, **variables):
+    """Run Python on the package that is tested here, wherever it stands."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(c2f_ops.__file__).parents[1]),
+        "PYTEST_ADDOPTS": "",
+        **variables,
+    }
+    return subprocess.run([sys.executable, *arguments], env=environment, cwd="/", capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "amx"])
 def test_instruction_sets(isa):
     """Accuracy, edges, threads and batches, again with every instruction set of this machine."""
-
-    def run(*arguments):
-        environment = {**os.environ, "C2F_CPU_ISA": isa, "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
-        return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
-
-    probe = run("-c", PRINT_ISA)
+    probe = in_child("-c", PRINT_ISA, C2F_CPU_ISA=isa)
     if probe.returncode:
+        assert "C2F_CPU_ISA" in probe.stderr, probe.stderr
         pytest.skip(probe.stderr.strip().splitlines()[-1])
     assert probe.stdout.strip() == isa
     chosen = "test_accuracy or edges or precision or empty or excluded or several_passes or several_chunks"
     chosen += " or on_threads or change_a_sample or only_what_is_needed"
-    tests = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", chosen)
+    arguments = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", chosen)
+    tests = in_child(*arguments, C2F_CPU_ISA=isa, OMP_NUM_THREADS="1")
     assert tests.returncode == 0, tests.stdout[-2000:] + tests.stderr[-2000:]
 
 
@@ -553,7 +563,7 @@ assert torch.equal(call(8), want)
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c_ends_a_call_within_a_second(threads):
-    child = subprocess.run([sys.executable, "-c", INTERRUPT, str(threads)], capture_output=True, text=True)
+    child = in_child("-c", INTERRUPT, str(threads))
     assert child.returncode == 0, child.stderr
     assert 0.5 < float(child.stdout) < 2
 
