@@ -1,8 +1,8 @@
 """multilinear_pool on the CPU: the kernels of csrc/cpu, whatever the instruction set.
 
 The forward is fused: a projection lives in cache, and only p is written (and the projections where they are saved).
-The backward goes in steps of a few hundred columns. Operands of any type are summed in float32. Where the processor has
-AMX, bfloat16 operands are multiplied as they are and float16 ones as sums of two bfloat16; so are float32 ones if
+The backward goes in steps of up to a thousand columns. Operands of any type are summed in float32. Where the processor
+has AMX, bfloat16 operands are multiplied as they are and float16 ones as sums of two bfloat16; so are float32 ones if
 `torch.set_float32_matmul_precision` says "high", and rounded to bfloat16 if it says "medium". Elsewhere all are widened
 to float32.
 """
@@ -100,10 +100,7 @@ def multilinear_pool_fwd(
     with _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["fwd_scratch_bytes"]) as scratch:
         native.multilinear_pool_cpu_fwd(
             encoded,
-            [strided(x) for x in features],
-            [strided(w) for w in weights],
-            [address(b) for b in biases],
-            address(mask),
+            *_operands(features, weights, biases, mask),
             p.data_ptr(),
             [u.data_ptr() for u in projections],
             scratch,
@@ -138,10 +135,7 @@ def multilinear_pool_bwd(
     with _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["bwd_scratch_bytes"]) as scratch:
         native.multilinear_pool_cpu_bwd(
             encoded,
-            [strided(x) for x in features],
-            [strided(w) for w in weights],
-            [address(b) for b in biases],
-            address(mask),
+            *_operands(features, weights, biases, mask),
             [u.data_ptr() for u in projections],
             d_p.data_ptr(),
             [(0, 0, 0, 0) if d is None else strided(d) for d in d_features],
@@ -151,6 +145,13 @@ def multilinear_pool_bwd(
             threads,
         )
     return d_features, d_weights, d_biases, None
+
+
+def _operands(
+    features: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor | None], mask: Tensor | None
+) -> tuple[object, ...]:
+    """What forward and backward read, as the native module takes it."""
+    return [strided(x) for x in features], [strided(w) for w in weights], [address(b) for b in biases], address(mask)
 
 
 @contextmanager
