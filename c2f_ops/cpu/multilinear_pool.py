@@ -10,14 +10,15 @@ to float32.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _native
-from .._encoding import DTYPES, PRECISIONS, address, encode, size_obstacle, strided
+from .._encoding import DTYPES, PRECISIONS, address, encode, encode_norm, size_obstacle, strided
 from .._ops.problem import Problem
 from . import num_threads
 
@@ -107,6 +108,44 @@ def multilinear_pool_fwd(
             threads,
         )
     return p, projections
+
+
+def settings() -> tuple[Any, ...]:
+    """What the kernels depend on besides their operands."""
+    return num_threads(), matmul_precision()
+
+
+def repeatable_fwd(
+    problem: Problem,
+    offsets: Sequence[int],
+    strides: Sequence[tuple[int, ...]],
+    norm: tuple[str, float, str, str, float],
+    out_dtype: torch.dtype,
+) -> Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Tensor]:
+    """A function of features, weights and biases -> out ``[B, Q D]``, epilogue included, that checks nothing.
+
+    ``offsets`` in bytes and ``strides`` say how the features it will be given are seen as ``[B, L, C_m]``, ``strides``
+    goes on with those of the weights. Biases are float32, contiguous.
+    """
+    native, (threads, precision) = _native.module(), settings()
+    encoded, options, out_code = encode(problem, precision), encode_norm(*norm), DTYPES[out_dtype]
+    batch, count, width = problem.batch, len(problem.interactions), problem.width
+    p_bytes = -(-4 * batch * count * width // _ALIGNMENT) * _ALIGNMENT
+    size = p_bytes + native.multilinear_pool_cpu_plan(encoded, threads)["fwd_scratch_bytes"]
+    factors = len(problem.channels)
+    views, w_strides = [*zip(offsets, strides[:factors], strict=True)], strides[factors:]
+
+    def run(features: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        x = [(t.data_ptr() + offset, *s) for t, (offset, s) in zip(features, views, strict=True)]
+        w = [(t.data_ptr(), *s) for t, s in zip(weights, w_strides, strict=True)]
+        b = [t.data_ptr() for t in biases] or [0] * factors
+        out = torch.empty((batch, count * width), dtype=out_dtype)
+        with _scratch(size) as p:
+            native.multilinear_pool_cpu_fwd(encoded, x, w, b, 0, p, [], p + p_bytes, threads)
+            native.signed_sqrt_normalize_cpu_fwd(batch, count, width, *options, p, out_code, out.data_ptr(), threads)
+        return out
+
+    return run
 
 
 def multilinear_pool_bwd(

@@ -26,6 +26,7 @@ from .._checks import (
     drop_prefix,
     names_of,
 )
+from .._ops import direct
 from .._ops import multilinear_pool as _pool_op
 from .._ops import signed_sqrt_normalize as _norm_op  # noqa: F401  (registers the op)
 from .._ops.choice import ALGOS, BACKENDS, choose_algo, choose_backend, choose_recompute, room
@@ -130,25 +131,22 @@ def multilinear_pool(
     Source: Coarse-to-Fine Grained Classification (SIGIR 2019), eq. (3) to (6); Hierarchical Bilinear Pooling (ECCV
     2018).
     """
-    call = _prepare(
-        features,
-        weights,
-        biases,
-        interactions,
-        layout,
-        num_prefix_tokens,
-        mask,
-        activation,
-        pooling,
-        algo,
-        recompute,
-        backend,
-        out_dtype,
-    )
-    check_norm("multilinear_pool", sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
+    options = (interactions, layout, num_prefix_tokens, activation, pooling, algo, recompute, backend, out_dtype)
+    norm = (sqrt_mode, sqrt_eps, norm_scope, l2_mode, l2_eps)
     rescaled = pooling == "mean" and norm_scope == "none"
-    op_dtype = _wide(call.features[0].dtype) if rescaled else call.out_dtype
+    whole = mask is None and not rescaled and not _decomposed
+    kind = direct.kind_of(features, weights, biases, (*options, *norm)) if whole else None
+    if run := direct.known(kind):
+        return run(features, weights, biases or ())
+
+    call = _prepare(features, weights, biases, mask, *options)
+    check_norm("multilinear_pool", *norm)
     norm = (sqrt_mode, float(sqrt_eps), norm_scope, l2_mode, float(l2_eps))
+    if kind is not None:
+        choice = choose_backend(call.problem, backend, call.algo)
+        prepared = (call.features, call.weights, call.biases)
+        direct.remember(kind, call.problem, choice, (features, weights, biases or ()), prepared, norm, call.out_dtype)
+    op_dtype = _wide(call.features[0].dtype) if rescaled else call.out_dtype
     if _decomposed or torch.onnx.is_in_onnx_export():
         out = _plain(call, activation, norm).to(op_dtype)
     else:
@@ -207,21 +205,8 @@ def explain(
 
     Arguments and errors are those of `multilinear_pool`; only what may change the choice is accepted.
     """
-    call = _prepare(
-        features,
-        weights,
-        biases,
-        interactions,
-        layout,
-        num_prefix_tokens,
-        mask,
-        activation,
-        "sum",
-        algo,
-        recompute,
-        backend,
-        None,
-    )
+    options = (interactions, layout, num_prefix_tokens, activation, "sum", algo, recompute, backend, None)
+    call = _prepare(features, weights, biases, mask, *options)
     choice = choose_backend(call.problem, backend, call.algo)
     saves = choice.algo != "gram" and not choose_recompute(call.problem, recompute)
     plan = (
@@ -291,10 +276,10 @@ def _prepare(
     features: Sequence[Tensor],
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None] | None,
+    mask: Tensor | None,
     interactions: Sequence[Sequence[int]],
     layout: str,
     num_prefix_tokens: int,
-    mask: Tensor | None,
     activation: str,
     pooling: str,
     algo: str,

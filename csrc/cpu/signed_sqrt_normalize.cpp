@@ -13,6 +13,7 @@ namespace c2f {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr int64_t kFewValues = 1 << 14;  // so many take less time than it takes to wake another thread
 
 // sqrt(p^2 + eps^2), safe from overflow.
 inline float radius(float p, float eps) {
@@ -138,6 +139,7 @@ Status run(const SignedSqrtNormalizeArgs& args, bool backward, int num_threads) 
   const bool joint = args.norm_scope == NormScope::kJoint;
   const int64_t rows = joint ? args.B : args.B * args.Q, size = joint ? args.Q * args.D : args.D;
   const RowFn row = row_function(args, backward);
+  if (rows * size <= kFewValues) num_threads = 1;
   if (size > 0) parallel_for(rows, num_threads, [&](int64_t task, int) { row(args, task * size, size); });
   return {};
 }

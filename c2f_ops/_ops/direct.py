@@ -1,0 +1,117 @@
+"""The short way of `multilinear_pool`: calls on the CPU that repeat an earlier one, without gradient.
+
+Checks, plan and dispatcher take 0.15 ms, and what they find depends on shapes, strides, types and options alone. So the
+first call of a kind leaves a function here that takes operands straight to the kernels, for the next ones. Whatever
+wants to see a call on its way sends it the long way: gradients, autocast, torch.compile, function transforms, modes,
+tracing, tensor subclasses, the profiler.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .choice import Choice, room
+from .problem import Problem
+
+Run = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Any]], Tensor]
+
+_TYPES = {Tensor, torch.nn.Parameter}
+_KINDS = 256
+_known: dict[Hashable, Run] = {}
+
+
+def kind_of(features: Any, weights: Any, biases: Any, options: tuple[Any, ...]) -> Hashable | None:
+    """What a call, its arguments unchecked, has in common with those that the same `Run` can serve.
+
+    None: it goes the long way, as anything does that is odd about it.
+    """
+    if torch.compiler.is_compiling() or not {type(features), type(weights), type(biases)} <= {list, tuple, type(None)}:
+        return None
+    try:
+        operands = (*features, *weights, *(biases or ()))
+        states, keys = _ordinary()
+        if not (
+            _state() in states and _TYPES.issuperset(map(type, operands)) and keys.issuperset(map(_keys, operands))
+        ):
+            return None
+        if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
+            return None
+        described = tuple([(t.shape, t.stride(), t.dtype) for t in operands])
+        kind = len(features), len(weights), described, options, room("cpu", "multilinear_pool").settings()
+        hash(kind)
+    except (AttributeError, TypeError, RuntimeError):
+        return None
+    return kind, os.environ.get("C2F_BACKEND")
+
+
+def known(kind: Hashable | None) -> Run | None:
+    """What an earlier call of this kind left."""
+    return _known.get(kind)
+
+
+def remember(
+    kind: Hashable,
+    problem: Problem,
+    choice: Choice,
+    given: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor | None]],
+    prepared: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]],
+    norm: tuple[str, float, str, str, float],
+    out_dtype: torch.dtype,
+) -> None:
+    """Leave a function for the next calls of this kind, if none of their operands has to be converted.
+
+    ``given`` and ``prepared`` are features, weights and biases as they came and as the op takes them.
+    """
+    (features, weights, biases), (views, *others) = given, prepared
+    if choice.backend != "cpu" or choice.algo != "fused":
+        return
+    if any(x.dtype != v.dtype or _storage(x) != _storage(v) for x, v in zip(features, views, strict=True)):
+        return
+    if [id(t) for t in (*weights, *biases)] != [id(t) for group in others for t in group]:
+        return
+    offsets = [v.data_ptr() - x.data_ptr() for x, v in zip(features, views, strict=True)]
+    strides = [t.stride() for t in (*views, *weights)]
+    if len(_known) >= _KINDS:
+        _known.clear()
+    _known[kind] = room("cpu", "multilinear_pool").repeatable_fwd(problem, offsets, strides, norm, out_dtype)
+
+
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
+def _state() -> tuple[int, ...]:
+    """What stands between the call of an op and its kernel in this thread."""
+    included, excluded = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+    modes, level = torch._C._len_torch_function_stack(), torch.autograd.forward_ad._current_level
+    return included.raw_repr(), excluded.raw_repr(), modes, level, torch.autograd._profiler_enabled()
+
+
+def _keys(x: Tensor) -> int:
+    return torch._C._dispatch_keys(x).raw_repr()
+
+
+@functools.cache
+def _ordinary() -> tuple[frozenset[tuple[int, ...]], frozenset[int]]:
+    """States in which nothing does, and keys of tensors with nothing special about them.
+
+    A torch without these names, which are not public, has none.
+    """
+
+    def look() -> tuple[frozenset[tuple[int, ...]], frozenset[int]]:
+        states, keys = [_state()], [_keys(torch.empty(0, device="cpu"))]
+        with torch.inference_mode():
+            return frozenset([*states, _state()]), frozenset([*keys, _keys(torch.empty(0, device="cpu"))])
+
+    try:
+        with ThreadPoolExecutor(1) as fresh:  # a thread of its own: this one may be under autocast or a mode
+            return fresh.submit(look).result()
+    except (AttributeError, TypeError):
+        return frozenset(), frozenset()

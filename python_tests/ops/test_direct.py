@@ -1,0 +1,234 @@
+"""The short way of repeated calls on the CPU: the same bits, and only where nothing could want to see the call."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from c2f_ops import _native, functional
+from c2f_ops._ops import direct
+
+pytestmark = pytest.mark.skipif(_native.unavailable() is not None, reason=str(_native.unavailable()))
+
+pooling = functional.pooling
+SHAPES = {"NCHW": (2, 6, 3, 4), "NHWC": (2, 3, 4, 6), "NLC": (2, 12, 6)}
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    monkeypatch.setattr(direct, "_known", {})
+
+
+@pytest.fixture
+def long_way(monkeypatch):
+    """How often a call was checked from the start."""
+    calls = []
+    prepare = pooling._prepare
+    monkeypatch.setattr(pooling, "_prepare", lambda *args: calls.append(1) or prepare(*args))
+    return calls
+
+
+def operands(layout="NLC", dtype=torch.float32, shape=None):
+    shape = shape or SHAPES[layout]
+    features = [torch.randn(shape).to(dtype) for _ in range(3)]
+    return features, [torch.randn(6, 10).to(dtype) for _ in features]
+
+
+@pytest.mark.parametrize("layout", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"interactions": functional.HBP, "algo": "fused", "norm_scope": "joint", "l2_mode": "clamp", "l2_eps": 1e-3},
+        {"activation": "relu", "sqrt_mode": "smooth", "sqrt_eps": 0.5, "out_dtype": torch.float16},
+        {"pooling": "mean", "norm_scope": "interaction", "sqrt_mode": "none"},
+    ],
+)
+@pytest.mark.parametrize("biased", [False, True])
+def test_same_bits(long_way, layout, dtype, options, biased):
+    features, weights = operands(layout, dtype)
+    biases = [torch.randn(10) for _ in features] if biased else None
+    first = functional.multilinear_pool(features, weights, biases, layout=layout, **options)
+    assert torch.equal(functional.multilinear_pool(features, weights, biases, layout=layout, **options), first)
+    assert len(long_way) == 1
+    others, _ = operands(layout, dtype)  # the same kind: what is kept must not hold on to operands
+    short = functional.multilinear_pool(others, weights, biases, layout=layout, **options)
+    assert len(long_way) == 1
+    direct._known.clear()
+    assert torch.equal(short, functional.multilinear_pool(others, weights, biases, layout=layout, **options))
+    assert not torch.equal(short, first)
+
+
+def test_views_with_an_offset(long_way):
+    features, weights = operands(shape=(2, 15, 6))
+    options = {"layout": "NLC", "num_prefix_tokens": 3}
+    first = functional.multilinear_pool(features, weights, **options)
+    assert torch.equal(functional.multilinear_pool(features, weights, **options), first)
+    assert len(long_way) == 1
+    assert torch.equal(first, functional.multilinear_pool([x[:, 3:] for x in features], weights, layout="NLC"))
+    channels_last = [x.to(memory_format=torch.channels_last) for x in operands("NCHW")[0]]
+    first = functional.multilinear_pool(channels_last, weights)
+    assert torch.equal(functional.multilinear_pool(channels_last, weights), first)
+    assert len(long_way) == 3
+
+
+def test_modules_without_gradient(long_way):
+    pool = functional.multilinear_pool
+    features, weights = operands()
+    parameters = [nn.Parameter(w) for w in weights]
+    expected = pool(features, weights, layout="NLC")
+    for context in (torch.no_grad, torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with context():
+            assert torch.equal(pool(features, parameters, layout="NLC"), expected)
+    with torch.inference_mode():
+        assert torch.equal(pool([x.clone() for x in features], parameters, layout="NLC"), expected)
+    assert len(long_way) == 1
+    pool(features, parameters, layout="NLC").sum().backward()
+    assert len(long_way) == 2 and all(w.grad is not None for w in parameters)
+
+
+class Logged(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+@contextlib.contextmanager
+def dual_level():
+    with torch.autograd.forward_ad.dual_level():
+        yield
+
+
+OBSERVERS = {
+    "a dispatch mode": Logged,
+    "autocast": lambda: torch.autocast("cpu"),
+    "a default device": lambda: torch.device("cpu"),
+    "forward-mode gradients": dual_level,
+    "the profiler": torch.autograd.profiler.profile,
+}
+
+
+@pytest.mark.parametrize("name", OBSERVERS)
+def test_who_watches_sees_the_call(long_way, name):
+    features, weights = operands()
+    for _ in range(2):
+        functional.multilinear_pool(features, weights, layout="NLC")
+    with OBSERVERS[name]() as observer:
+        functional.multilinear_pool(features, weights, layout="NLC")
+    assert len(long_way) == 2
+    if name == "a dispatch mode":
+        assert "c2f_ops.multilinear_pool.default" in observer.seen
+    if name == "the profiler":
+        assert any(event.name == "c2f_ops::multilinear_pool" for event in observer.function_events)
+
+
+def test_transforms_and_tracers_see_the_call(long_way):
+    features, weights = operands()
+    pool = lambda *x: functional.multilinear_pool(list(x), weights, layout="NLC")  # noqa: E731
+    expected = pool(*features)
+    assert torch.equal(torch.compile(pool, fullgraph=True, backend="eager")(*features), expected)
+    with pytest.raises(RuntimeError, match=r"[Bb]atching rule"):  # the op has none
+        torch.func.vmap(pool)(*(torch.stack([x, x]) for x in features))
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = [mode.from_tensor(x) for x in features]
+        out = functional.multilinear_pool(fake, [mode.from_tensor(w) for w in weights], layout="NLC")
+        assert isinstance(out, torch._subclasses.FakeTensor)
+    graph = torch.fx.experimental.proxy_tensor.make_fx(pool)(*features)
+    assert "c2f_ops.multilinear_pool" in graph.code
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of shapes that become constants
+        traced = torch.jit.trace(pool, tuple(features), check_trace=False)
+    assert "c2f_ops::multilinear_pool" in str(traced.graph)
+
+
+@pytest.mark.parametrize("odd", ["subclass", "negated view", "lists", "converted", "float64"])
+def test_odd_operands_go_the_long_way(long_way, odd):
+    features, weights = operands()
+    interactions = functional.MLP
+    if odd == "subclass":
+        features = [x.as_subclass(Subclass) for x in features]
+    elif odd == "negated view":
+        features = [torch.complex(x, x).conj().imag for x in features]
+    elif odd == "lists":
+        interactions = [list(t) for t in functional.MLP]
+    elif odd == "converted":
+        weights = [w.double() for w in weights]
+    else:
+        features, weights = ([t.double() for t in group] for group in (features, weights))
+    for _ in range(2):
+        functional.multilinear_pool(features, weights, layout="NLC", interactions=interactions)
+    assert len(long_way) == 2
+
+
+def test_arguments_are_checked_after_a_call_that_was_right():
+    features, weights = operands()
+    functional.multilinear_pool(features, weights, layout="NLC")
+    with pytest.raises(TypeError, match="features must be a sequence"):
+        functional.multilinear_pool(torch.stack(features), weights, layout="NLC")
+    with pytest.raises(ValueError, match=r"weights\[2\] must have shape"):
+        functional.multilinear_pool(features, [*weights[:2], weights[2][1:]], layout="NLC")
+    with pytest.raises(ValueError, match="layout"):
+        functional.multilinear_pool(features, weights)
+    with pytest.raises(ValueError, match="sqrt_eps"):
+        functional.multilinear_pool(features, weights, layout="NLC", sqrt_eps=-1.0)
+    # as many operands of the same shapes, distributed in another way
+    square = [torch.randn(10, 10) for _ in range(3)]
+    with pytest.raises(ValueError, match="weights must hold one tensor for each"):
+        functional.multilinear_pool(features, [*weights, *square], layout="NLC")
+
+
+def test_settings_are_followed(long_way, monkeypatch):
+    features, weights = operands()
+
+    def call():
+        functional.multilinear_pool(features, weights, layout="NLC")
+        return len(long_way)
+
+    assert call() == call() == 1
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert call() == call() == 2
+        torch.set_float32_matmul_precision("medium" if precision != "medium" else "high")
+        assert call() == call() == 3
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+    assert call() == 3
+    monkeypatch.setenv("C2F_BACKEND", "reference")
+    assert call() == 4
+    assert call() == 5  # the reference is not taken this way
+
+
+def test_few_kinds_are_kept(monkeypatch):
+    monkeypatch.setattr(direct, "_KINDS", 4)
+    for batch in range(1, 10):
+        functional.multilinear_pool(*operands(shape=(batch, 12, 6)), layout="NLC")
+        assert 1 <= len(direct._known) <= 4
+
+
+def test_another_torch_goes_the_long_way(long_way, monkeypatch):
+    monkeypatch.delattr(torch._C, "_dispatch_keys")
+    direct._ordinary.cache_clear()
+    try:
+        features, weights = operands()
+        for _ in range(2):
+            functional.multilinear_pool(features, weights, layout="NLC")
+        assert len(long_way) == 2
+    finally:
+        monkeypatch.undo()
+        direct._ordinary.cache_clear()
