@@ -79,19 +79,18 @@ def check_positions(maps: list[Tensor]) -> None:
             )
 
 
-def drop_prefix(maps: list[Tensor], layout: str, count: int) -> list[Tensor]:
-    """Views without the leading tokens."""
+def check_prefix(features: Sequence[Tensor], layout: str, count: int) -> None:
+    """Leading tokens to drop: none, or at most those that there are."""
     op = "multilinear_pool"
     if count == 0:
-        return maps
+        return
     if layout != "NLC":
         raise ValueError(f"{op}: num_prefix_tokens must be 0 for layout {layout!r}, got {count}")
-    shortest = min(x.shape[1] for x in maps)
+    shortest = min(x.shape[1] for x in features)
     if not 0 < count <= shortest:
         raise ValueError(
             f"{op}: num_prefix_tokens must be between 0 and the {shortest} tokens of features, got {count}"
         )
-    return [x[:, count:] for x in maps]
 
 
 def check_biases(biases: Sequence[Tensor | None] | None, weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:

@@ -1,9 +1,9 @@
-"""The short way of `multilinear_pool`: calls on the CPU that repeat an earlier one, without gradient.
+"""The short way of `multilinear_pool`: calls on the CPU that repeat an earlier one.
 
-Checks, plan and dispatcher take 0.15 ms, and what they find depends on shapes, strides, types and options alone. So the
-first call of a kind leaves a function here that takes operands straight to the kernels, for the next ones. Whatever
-wants to see a call on its way sends it the long way: gradients, autocast, torch.compile, function transforms, modes,
-tracing, tensor subclasses, the profiler.
+Checks, plan and dispatcher take 0.15 ms, with a gradient 0.25, and what they find depends on shapes, strides, types and
+options alone. So the first call of a kind leaves a function here that takes operands straight to the kernels, for the
+next ones. Whatever wants to see a call on its way sends it the long way: autocast, torch.compile, function transforms,
+modes, tracing, tensor subclasses, the profiler.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .choice import Choice, room
+from .choice import choose_backend, room
+from .multilinear_pool import Gradient
 from .problem import Problem
 
 Run = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Any]], Tensor]
@@ -41,10 +42,9 @@ def kind_of(features: Any, weights: Any, biases: Any, options: tuple[Any, ...]) 
             _state() in states and _TYPES.issuperset(map(type, operands)) and keys.issuperset(map(_keys, operands))
         ):
             return None
-        if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
-            return None
+        graded = torch.is_grad_enabled() and any([t.requires_grad for t in operands])  # noqa: C419 (a list is faster)
         described = tuple([(t.shape, t.stride(), t.dtype) for t in operands])
-        kind = len(features), len(weights), described, options, room("cpu", "multilinear_pool").settings()
+        kind = len(features), len(weights), described, graded, options, room("cpu", "multilinear_pool").settings()
         hash(kind)
     except (AttributeError, TypeError, RuntimeError):
         return None
@@ -58,29 +58,44 @@ def known(kind: Hashable | None) -> Run | None:
 
 def remember(
     kind: Hashable,
-    problem: Problem,
-    choice: Choice,
     given: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor | None]],
     prepared: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]],
-    norm: tuple[str, float, str, str, float],
+    view: Callable[[Tensor], Tensor],
+    problem: Problem,
+    options: tuple[Any, ...],
+    save: bool,
     out_dtype: torch.dtype,
 ) -> None:
     """Leave a function for the next calls of this kind, if none of their operands has to be converted.
 
-    ``given`` and ``prepared`` are features, weights and biases as they came and as the op takes them.
+    ``given`` and ``prepared`` are features, weights and biases as they came and as the op takes them, ``view`` leads
+    from the first features to the second, ``options`` are those of the op before ``save``.
     """
     (features, weights, biases), (views, *others) = given, prepared
+    _, _, *norm, algo, backend = options
+    choice = choose_backend(problem, backend, algo)
     if choice.backend != "cpu" or choice.algo != "fused":
         return
     if any(x.dtype != v.dtype or _storage(x) != _storage(v) for x, v in zip(features, views, strict=True)):
         return
     if [id(t) for t in (*weights, *biases)] != [id(t) for group in others for t in group]:
         return
-    offsets = [v.data_ptr() - x.data_ptr() for x, v in zip(features, views, strict=True)]
+    operands = [t for group in prepared for t in group]
+    graded = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
+    offsets = [0 if graded else v.data_ptr() - x.data_ptr() for x, v in zip(features, views, strict=True)]
     strides = [t.stride() for t in (*views, *weights)]
+    forward = room("cpu", "multilinear_pool").repeatable_fwd(problem, offsets, strides, norm, save, out_dtype)
+    counts = len(features), len(biases), False
+
+    def with_gradient(features: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Any]) -> Tensor:
+        return Gradient.apply(forward, counts, options, *map(view, features), *weights, *biases)[0]
+
+    def without(features: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Any]) -> Tensor:
+        return forward(features, weights, biases)[0]
+
     if len(_known) >= _KINDS:
         _known.clear()
-    _known[kind] = room("cpu", "multilinear_pool").repeatable_fwd(problem, offsets, strides, norm, out_dtype)
+    _known[kind] = with_gradient if graded else without
 
 
 def _storage(x: Tensor) -> int:

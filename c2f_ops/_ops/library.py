@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -27,6 +27,15 @@ def without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def refuse_tangents(name: str, args: Iterable[Any]) -> None:
+    """Raise where an argument carries a forward-mode derivative, which the op would drop without a word."""
+    forward_ad = torch.autograd.forward_ad
+    if forward_ad._current_level < 0:
+        return
+    if any(isinstance(a, torch.Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in args):
+        raise NotImplementedError(f"{name} has no forward-mode derivative; take the reverse mode")
+
+
 def differentiable(name: str, setup_context: Callable[..., None], backward: Callable[..., Any]) -> None:
     """Give ``c2f_ops::name``, without lists of tensors, a gradient.
 
@@ -45,6 +54,7 @@ def differentiable(name: str, setup_context: Callable[..., None], backward: Call
     gradient: Any = type(f"{name}_gradient", (torch.autograd.Function,), methods)
 
     def kernel(*args: Any) -> Any:
+        refuse_tangents(name, args)
         if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
             return gradient.apply(*args)
         with torch._C._AutoDispatchBelowAutograd():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import signed_sqrt_normalize as epilogue
 from .choice import choose_backend, room
-from .library import define, without_autocast
+from .library import define, refuse_tangents, without_autocast
 from .problem import Problem
 
 _OPTIONS = (
@@ -115,47 +115,63 @@ def _strided_like(d: Tensor, x: Tensor) -> Tensor:
     return d if d.stride() == like.stride() else torch.empty_like(x).copy_(d)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    features, weights, biases, mask, *options = inputs
-    _, p, projections = output
-    ctx.save_for_backward(*features, *weights, *biases, *([] if mask is None else [mask]), p, *projections)
-    ctx.counts = len(features), len(biases), mask is not None
-    ctx.options = options[:-2]  # without save and out_dtype, which the backward has no use for
-    ctx.mark_non_differentiable(p, *projections)
-    ctx.set_materialize_grads(False)
+class Gradient(torch.autograd.Function):
+    """Any forward with the backward of the op. Operands come flat: autograd does not look into lists."""
+
+    @staticmethod
+    def forward(ctx, forward, counts, options, *operands):
+        out, p, projections = forward(*_grouped(operands, counts))
+        ctx.save_for_backward(*operands, p, *projections)
+        ctx.counts, ctx.options = counts, options
+        ctx.mark_non_differentiable(p, *projections)
+        ctx.set_materialize_grads(False)
+        return out, p, *projections
+
+    @staticmethod
+    def backward(ctx, d_out, *_):
+        count, bias_count, has_mask = ctx.counts
+        operands, (p, *projections) = _split(ctx.saved_tensors, 2 * count + bias_count + has_mask)
+        features, weights, biases, mask = _grouped(operands, ctx.counts)
+        need_x, need_w, need_b, need_mask = _grouped(ctx.needs_input_grad[3:], ctx.counts)
+        flags = [*need_x, *need_w, *(need_b or [False] * count), bool(need_mask)]
+        if d_out is None:
+            return (None,) * (3 + len(operands))
+        if torch.is_grad_enabled():
+            grads = _composed_backward(d_out, features, weights, biases, mask, ctx.options, flags)
+        else:
+            grads = torch.ops.c2f_ops.multilinear_pool_bwd(
+                d_out, p, projections, features, weights, biases, mask, *ctx.options, flags
+            )
+        found = (d for group in grads for d in group)
+        return (None, None, None, *(next(found) if need else None for need in ctx.needs_input_grad[3:]))
 
 
-def _autograd(ctx, d_out, _d_p, _d_projections):
-    count, bias_count, has_mask = ctx.counts
-    saved = list(ctx.saved_tensors)
-    features, weights, biases = (_take(saved, n) for n in (count, count, bias_count))
-    mask = _take(saved, 1)[0] if has_mask else None
-    p, projections = saved[0], saved[1:]
-    need_x, need_w, need_b, need_mask = ctx.needs_input_grad[:4]
-    flags = [*need_x, *need_w, *(need_b or [False] * count), bool(need_mask)]
-    if d_out is None:
-        grads: tuple[list[Tensor], ...] = ([], [], [], [])
-        flags = [False] * len(flags)
-    elif torch.is_grad_enabled():
-        grads = _composed_backward(d_out, features, weights, biases, mask, ctx.options, flags)
-    else:
-        grads = torch.ops.c2f_ops.multilinear_pool_bwd(
-            d_out, p, projections, features, weights, biases, mask, *ctx.options, flags
-        )
-    d_x, d_w, d_b, d_mask = (iter(g) for g in grads)
-    return (
-        [next(d_x) if need else None for need in flags[:count]],
-        [next(d_w) if need else None for need in flags[count : 2 * count]],
-        [next(d_b) if need else None for need in flags[2 * count : 3 * count]] if bias_count else [],
-        next(d_mask, None),
-        *[None] * (len(ctx.options) + 2),
-    )
+def _split(items, n):
+    return list(items[:n]), list(items[n:])
 
 
-def _take(tensors: list[Tensor], n: int) -> list[Tensor]:
-    head = tensors[:n]
-    del tensors[:n]
-    return head
+def _grouped(items, counts):
+    """What came flat as features, weights, biases and mask."""
+    count, bias_count, has_mask = counts
+    features, rest = _split(items, count)
+    weights, rest = _split(rest, count)
+    biases, rest = _split(rest, bias_count)
+    return features, weights, biases, rest[0] if has_mask else None
+
+
+@torch.library.impl("c2f_ops::multilinear_pool", "Autograd")
+def _differentiable(features, weights, biases, mask, *options):
+    def forward(*operands):
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.c2f_ops.multilinear_pool.default(*operands, *options)
+
+    operands = (*features, *weights, *biases, *([] if mask is None else [mask]))
+    refuse_tangents("multilinear_pool", operands)
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in operands)):
+        return forward(features, weights, biases, mask)
+    counts = len(features), len(biases), mask is not None
+    out, p, *projections = Gradient.apply(forward, counts, options[:-2], *operands)  # less save and out_dtype
+    return out, p, projections
 
 
 def _composed_backward(d_out, features, weights, biases, mask, options, needs):
@@ -177,6 +193,3 @@ def _composed_backward(d_out, features, weights, biases, mask, options, needs):
     )
     lists = ([d for d in group if d is not None] for group in (d_x, d_w, d_b))
     return (*lists, [] if d_mask is None else [d_mask])
-
-
-torch.library.register_autograd("c2f_ops::multilinear_pool", _autograd, setup_context=_setup_context)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .choice import choose_room, room
-from .library import define, without_autocast
+from .library import define, differentiable, without_autocast
 
 _OPTIONS = "str sqrt_mode, float sqrt_eps, str norm_scope, str l2_mode, float l2_eps"
 
@@ -71,4 +71,4 @@ def _autograd(ctx, d_out):
     return (d_p, *[None] * len(ctx.options))
 
 
-torch.library.register_autograd("c2f_ops::signed_sqrt_normalize", _autograd, setup_context=_setup_context)
+differentiable("signed_sqrt_normalize", _setup_context, _autograd)

@@ -119,31 +119,38 @@ def repeatable_fwd(
     problem: Problem,
     offsets: Sequence[int],
     strides: Sequence[tuple[int, ...]],
-    norm: tuple[str, float, str, str, float],
+    norm: Sequence[Any],
+    save: bool,
     out_dtype: torch.dtype,
-) -> Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Tensor]:
-    """A function of features, weights and biases -> out ``[B, Q D]``, epilogue included, that checks nothing.
+) -> Callable[..., tuple[Tensor, Tensor, list[Tensor]]]:
+    """A function of features, weights and biases -> out ``[B, Q D]``, p and projections, that checks nothing.
 
     ``offsets`` in bytes and ``strides`` say how the features it will be given are seen as ``[B, L, C_m]``, ``strides``
     goes on with those of the weights. Biases are float32, contiguous.
     """
     native, (threads, precision) = _native.module(), settings()
-    encoded, options, out_code = encode(problem, precision), encode_norm(*norm), DTYPES[out_dtype]
-    batch, count, width = problem.batch, len(problem.interactions), problem.width
-    p_bytes = -(-4 * batch * count * width // _ALIGNMENT) * _ALIGNMENT
-    size = p_bytes + native.multilinear_pool_cpu_plan(encoded, threads)["fwd_scratch_bytes"]
-    factors = len(problem.channels)
+    encoded, options = encode(problem, precision), encode_norm(*norm)
+    size = native.multilinear_pool_cpu_plan(encoded, threads)["fwd_scratch_bytes"]
+    batch, count, width, factors = problem.batch, len(problem.interactions), problem.width, len(problem.channels)
     views, w_strides = [*zip(offsets, strides[:factors], strict=True)], strides[factors:]
 
-    def run(features: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    def run(
+        features: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], mask: None = None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         x = [(t.data_ptr() + offset, *s) for t, (offset, s) in zip(features, views, strict=True)]
         w = [(t.data_ptr(), *s) for t, s in zip(weights, w_strides, strict=True)]
         b = [t.data_ptr() for t in biases] or [0] * factors
         out = torch.empty((batch, count * width), dtype=out_dtype)
-        with _scratch(size) as p:
-            native.multilinear_pool_cpu_fwd(encoded, x, w, b, 0, p, [], p + p_bytes, threads)
-            native.signed_sqrt_normalize_cpu_fwd(batch, count, width, *options, p, out_code, out.data_ptr(), threads)
-        return out
+        p = torch.empty((batch, count, width), dtype=torch.float32)
+        saved = [torch.empty((batch, problem.positions, width), dtype=problem.dtype) for _ in features if save]
+        with _scratch(size) as scratch:
+            native.multilinear_pool_cpu_fwd(
+                encoded, x, w, b, 0, p.data_ptr(), [u.data_ptr() for u in saved], scratch, threads
+            )
+        native.signed_sqrt_normalize_cpu_fwd(
+            batch, count, width, *options, p.data_ptr(), DTYPES[out_dtype], out.data_ptr(), threads
+        )
+        return out, p, saved
 
     return run
 

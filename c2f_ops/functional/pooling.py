@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,8 @@ from .._checks import (
     check_norm,
     check_operands,
     check_positions,
+    check_prefix,
     check_tensor,
-    drop_prefix,
     names_of,
 )
 from .._ops import direct
@@ -66,6 +67,15 @@ def decomposed() -> Iterator[None]:
         yield
     finally:
         _decomposed = before
+
+
+def _needs_plain_torch() -> bool:
+    """Whether an exporter, a transform of torch.func or forward-mode AD asks: they know plain operations only."""
+    if _decomposed or torch.onnx.is_in_onnx_export():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def multilinear_pool(
@@ -142,27 +152,17 @@ def multilinear_pool(
     call = _prepare(features, weights, biases, mask, *options)
     check_norm("multilinear_pool", *norm)
     norm = (sqrt_mode, float(sqrt_eps), norm_scope, l2_mode, float(l2_eps))
-    if kind is not None:
-        choice = choose_backend(call.problem, backend, call.algo)
-        prepared = (call.features, call.weights, call.biases)
-        direct.remember(kind, call.problem, choice, (features, weights, biases or ()), prepared, norm, call.out_dtype)
     op_dtype = _wide(call.features[0].dtype) if rescaled else call.out_dtype
-    if _decomposed or torch.onnx.is_in_onnx_export():
+    if _needs_plain_torch():
         out = _plain(call, activation, norm).to(op_dtype)
     else:
-        out = torch.ops.c2f_ops.multilinear_pool(
-            call.features,
-            call.weights,
-            call.biases,
-            call.mask,
-            _pool_op.encode(call.interactions),
-            activation,
-            *norm,
-            call.algo,
-            backend,
-            call.save,
-            op_dtype,
-        )[0]
+        op_options = (_pool_op.encode(call.interactions), activation, *norm, call.algo, backend)
+        operands = (call.features, call.weights, call.biases)
+        if kind is not None:
+            view = functools.partial(_positions_first, layout=layout, num_prefix_tokens=num_prefix_tokens)
+            given = (features, weights, biases or ())
+            direct.remember(kind, given, operands, view, call.problem, op_options, call.save, op_dtype)
+        out = torch.ops.c2f_ops.multilinear_pool(*operands, call.mask, *op_options, call.save, op_dtype)[0]
     if rescaled:
         out = (out * _mean_scale(call, sqrt_mode)).to(call.out_dtype)
     return out
@@ -251,7 +251,7 @@ def signed_sqrt_normalize(
     check_tensor("signed_sqrt_normalize", "p", p, 3)
     wide = p.to(_wide(p.dtype)).contiguous()
     norm = (sqrt_mode, float(sqrt_eps), norm_scope, l2_mode, float(l2_eps))
-    if _decomposed or torch.onnx.is_in_onnx_export():
+    if _needs_plain_torch():
         return room("reference", "signed_sqrt_normalize").signed_sqrt_normalize_fwd(wide, *norm, p.dtype)
     return torch.ops.c2f_ops.signed_sqrt_normalize(wide, *norm, backend).to(p.dtype)
 
@@ -300,8 +300,8 @@ def _prepare(
 
     features, weights = check_operands(features, weights, layout)
     tuples = check_interactions(interactions, len(features))
-    maps = [_positions_first(x, layout) for x in features]
-    maps = drop_prefix(maps, layout, num_prefix_tokens)
+    check_prefix(features, layout, num_prefix_tokens)
+    maps = [_positions_first(x, layout, num_prefix_tokens) for x in features]
     check_positions(maps)
 
     autocast = _autocast_dtype(maps[0].device)
@@ -324,11 +324,13 @@ def _prepare(
     return _Call(maps, weights, checked_biases, checked_mask, tuples, problem, resolved, reason, save, out_dtype)
 
 
-def _positions_first(x: Tensor, layout: str) -> Tensor:
+def _positions_first(x: Tensor, layout: str, num_prefix_tokens: int = 0) -> Tensor:
     """View as ``[B, L, C]``; copies (once) only what no view of that form can express."""
     if layout == "NCHW":
         return x.flatten(2).transpose(1, 2)
-    return x.flatten(1, 2) if layout == "NHWC" else x
+    if layout == "NHWC":
+        return x.flatten(1, 2)
+    return x[:, num_prefix_tokens:] if num_prefix_tokens else x
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -23,7 +23,8 @@ constexpr int64_t kWeightBytes = int64_t{16} << 20;  // packed weights of one ch
 constexpr int64_t kChunkColumns = 512, kLeastChunk = 128;
 constexpr int64_t kProductChannels = 280;
 constexpr int64_t kAmxChunkBytes = 2048, kAmxProductChannels = 512, kAmxProductColumns = 256;
-constexpr int64_t kPassBytes = int64_t{96} << 20;  // gradients of one pass of the backward
+// Gradients of one pass of the backward. With 16-bit operands a second pass needs float32 sums of d_weight, as large.
+constexpr int64_t kPassBytes = int64_t{48} << 20, kNarrowPassBytes = int64_t{96} << 20;
 
 }  // namespace
 
@@ -72,10 +73,13 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
   };
   plan->chunk_d =
       std::clamp(ceil_div(problem.D, nr) * nr, nr, amx ? kAmxChunkBytes / kernels.operand_bytes : kChunkColumns);
-  while (plan->chunk_d > kLeastChunk && sample_bytes(plan->chunk_d) > kPassBytes) {
+  const int64_t pass_bytes = problem.dtype == DType::kFloat32 ? kPassBytes : kNarrowPassBytes;
+  while (plan->chunk_d > kLeastChunk && sample_bytes(plan->chunk_d) > pass_bytes) {
     plan->chunk_d = ceil_div(plan->chunk_d / 2, nr) * nr;
   }
-  plan->chunk_b = std::clamp(kPassBytes / sample_bytes(plan->chunk_d), int64_t{1}, std::max(int64_t{1}, problem.B));
+  const int64_t batch = std::max(int64_t{1}, problem.B);
+  const int64_t most_samples = std::clamp(pass_bytes / sample_bytes(plan->chunk_d), int64_t{1}, batch);
+  plan->chunk_b = ceil_div(batch, ceil_div(batch, most_samples));
 
   // The more channels a task of d_weight has, the less often G is read; they are shared out evenly.
   const int64_t widest = *std::max_element(problem.C, problem.C + problem.M);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 
 import pytest
@@ -89,8 +90,59 @@ def test_modules_without_gradient(long_way):
     with torch.inference_mode():
         assert torch.equal(pool([x.clone() for x in features], parameters, layout="NLC"), expected)
     assert len(long_way) == 1
-    pool(features, parameters, layout="NLC").sum().backward()
-    assert len(long_way) == 2 and all(w.grad is not None for w in parameters)
+
+
+@pytest.mark.parametrize("layout", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("which", ["all", "features", "one weight"])
+def test_same_gradients(long_way, layout, dtype, recompute, which):
+    features, weights = operands(layout, dtype)
+    biases = [torch.randn(10) for _ in features]
+    wanted = {"all": [*features, *weights, *biases], "features": features, "one weight": weights[1:2]}[which]
+    for t in wanted:
+        t.requires_grad_()
+    factor = torch.randn(features[0].shape[0], 40)
+
+    def gradients():
+        options = {"layout": layout, "activation": "tanh", "recompute": recompute}
+        out = functional.multilinear_pool(features, weights, biases, **options)
+        return out, *torch.autograd.grad((out * factor).sum(), wanted)
+
+    first, second = gradients(), gradients()
+    assert len(long_way) == 1
+    assert all(torch.equal(a, b) and a.stride() == b.stride() for a, b in zip(first, second, strict=True))
+
+
+def test_gradients_and_their_absence_are_kinds_of_their_own(long_way):
+    features, weights = operands(shape=(2, 12, 6))
+    parameters = [nn.Parameter(w) for w in weights]
+    for _ in range(3):
+        assert functional.multilinear_pool(features, parameters, layout="NLC").requires_grad
+        assert not functional.multilinear_pool(features, weights, layout="NLC").requires_grad
+        with torch.no_grad():
+            assert not functional.multilinear_pool(features, parameters, layout="NLC").requires_grad
+    assert len(long_way) == 2
+
+
+def test_second_derivatives_and_checkpoints_of_repeated_calls(long_way):
+    features, weights = operands("NCHW")
+    features = [x.requires_grad_() for x in features]
+    x = features[0]
+
+    def penalty(pool):
+        (slope,) = torch.autograd.grad(pool(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), x)[0]
+
+    def pool(x):
+        return functional.multilinear_pool([x, *features[1:]], weights, norm_scope="none")
+
+    first = penalty(pool)
+    assert torch.equal(penalty(pool), first)
+    checkpointed = functools.partial(torch.utils.checkpoint.checkpoint, pool, use_reentrant=False)
+    kept, rebuilt = (torch.autograd.grad(f(x).sum(), x)[0] for f in (pool, checkpointed))
+    assert torch.equal(kept, rebuilt)
+    assert len(long_way) == 1
 
 
 class Logged(TorchDispatchMode):
@@ -141,8 +193,8 @@ def test_transforms_and_tracers_see_the_call(long_way):
     pool = lambda *x: functional.multilinear_pool(list(x), weights, layout="NLC")  # noqa: E731
     expected = pool(*features)
     assert torch.equal(torch.compile(pool, fullgraph=True, backend="eager")(*features), expected)
-    with pytest.raises(RuntimeError, match=r"[Bb]atching rule"):  # the op has none
-        torch.func.vmap(pool)(*(torch.stack([x, x]) for x in features))
+    many = torch.func.vmap(pool)(*(torch.stack([x, x]) for x in features))
+    assert torch.allclose(many, torch.stack([expected, expected]), atol=1e-6)
     with torch._subclasses.FakeTensorMode() as mode:
         fake = [mode.from_tensor(x) for x in features]
         out = functional.multilinear_pool(fake, [mode.from_tensor(w) for w in weights], layout="NLC")

@@ -198,3 +198,26 @@ def test_training_parity(backend, device, dtype):
     assert reference[-1] < 0.9 * reference[0]
     bound = 1e-5 if dtype == torch.float32 else 1e-2
     assert ((ours - reference).abs() / reference[0]).max() < bound
+
+
+def test_transforms_of_torch_func(backend, device):
+    """Reverse and forward mode, and maps over a batch, by plain torch operations; float64, so that all agree."""
+    inputs = make_pool_inputs(2, 3, 4, (5, 6, 7), 8, device=device, dtype=torch.float64)
+    x, *others = (f.detach() for f in inputs.features)
+    weights, tangent = [w.detach() for w in inputs.weights], torch.randn_like(x)
+
+    def pool(x):
+        return c2f_ops.multilinear_pool([x, *others], weights, backend=backend)
+
+    factor = torch.randn_like(pool(x))
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad((pool(leaf) * factor).sum(), leaf)
+    assert relative_error(torch.func.grad(lambda x: (pool(x) * factor).sum())(x), expected) < 1e-12
+    _, slope = torch.func.jvp(pool, (x,), (tangent,))
+    assert relative_error((slope * factor).sum(), (tangent * expected).sum()) < 1e-10
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, tangent)
+        assert torch.equal(torch.autograd.forward_ad.unpack_dual(pool(dual)).tangent, slope)
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            torch.ops.c2f_ops.signed_sqrt_normalize(dual.flatten(2), *NORM, "auto")
+    assert relative_error(torch.func.vmap(pool)(torch.stack([x, 2 * x]))[1], pool(2 * x)) < 1e-12
