@@ -80,7 +80,7 @@ def table_of_rows(
                 name,
                 f"{median} ({low}-{high})",
                 *(column(row, t["median"]) for column in more.values()),
-                f"{row['limit_seconds'] / t['median']:.0%}",
+                f"{row['limit_seconds'] / t['median']:.0%}" if "limit_seconds" in row else "-",
                 versus + (" (noisy)" if name in row["noisy"] else ""),
                 f"{row['peak_bytes'][name] / 2**20:.0f}",
                 f"{row['errors'][name]:.1e}",

@@ -7,12 +7,18 @@ import json
 import time
 from pathlib import Path
 
-from . import gpu_class_attentive_supcon, gpu_falcon_loss, gpu_multilinear_pool
+from . import gpu_class_attentive_supcon, gpu_falcon_loss, gpu_multilinear_pool, gpu_training_step
 
-# Name of stage and file -> what measures an op: `measure(path, end)` writes a record, `table(record)` is its Markdown.
+# Name of stage and file -> what measures an op, or a network with it: `measure(path, end)` writes a record,
+# `table(record)` is its Markdown.
 # In record.json the entries of "bench", multilinear_pool, stand at the top, those of each other op under its name.
 POOL = "bench"
-OPS = {POOL: gpu_multilinear_pool, "falcon_loss": gpu_falcon_loss, "class_attentive_supcon": gpu_class_attentive_supcon}
+OPS = {
+    POOL: gpu_multilinear_pool,
+    "falcon_loss": gpu_falcon_loss,
+    "class_attentive_supcon": gpu_class_attentive_supcon,
+    "training_step": gpu_training_step,
+}
 
 
 def report(folder: Path) -> None:

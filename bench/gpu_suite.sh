@@ -58,8 +58,8 @@ else
 fi
 
 # An op more: its name here and in OPS of bench/gpu_suite.py. multilinear_pool ("bench") comes last and has what time is left.
-for op in falcon_loss class_attentive_supcon; do
-  stage $op 75 "$python" -m bench.gpu_suite measure $op "$out/$op.json" --seconds 45
+for op in training_step falcon_loss class_attentive_supcon; do
+  stage $op 60 "$python" -m bench.gpu_suite measure $op "$out/$op.json" --seconds 35
 done
 stage bench $((total - SECONDS - 15)) "$python" -m bench.gpu_suite measure bench "$out/bench.json" --seconds $((total - SECONDS - 45))
 "$python" -m bench.gpu_suite report "$out"

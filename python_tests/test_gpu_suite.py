@@ -100,3 +100,18 @@ def test_report_with_falcon_loss(tmp_path):
     text = report(tmp_path)
     assert "| Entity13 512 x 260 float32 | cuda | 100 (190-210) | 1% | 2.00x (noisy) | 1 | 2.0e-07 |" in text
     assert "| Entity13 512 x 260 float32 | triton | failed: RuntimeError: no |" in text
+
+
+def test_training_step(tmp_path, monkeypatch):
+    """The networks differ in how they pool alone; measured small, on the CPU."""
+    from c2f_ops.bench import gpu_training_step
+
+    monkeypatch.setattr(gpu_training_step, "BACKENDS", ("reference", "cpu", "cuda"))
+    row = gpu_training_step.measure_step(0.2, device="cpu", batch=2, side=32, dim=16)
+    assert {"eager", "reference"} <= set(row["timings"]) and "cuda" in row["failed"]
+    assert all(error < 2e-2 for error in row["errors"].values())
+    (tmp_path / "stages.tsv").write_text("training_step\t0\t40\n")
+    (tmp_path / "training_step.json").write_text(json.dumps({"rows": [row]}))
+    text = report(tmp_path)
+    assert re.search(r"\| 2 x 32 px \| reference \| .* \| - \| \d+\.\d\dx", text)
+    assert "| 2 x 32 px | cuda | failed: RuntimeError: multilinear_pool: backend='cuda' is not available" in text

@@ -3,11 +3,13 @@
 #include <cstdlib>
 #include <string>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
 #if defined(__x86_64__)
 #include <cpuid.h>
 #if defined(__linux__)
 #include <sys/syscall.h>
-#include <unistd.h>
 #endif
 #endif
 
@@ -24,7 +26,8 @@ uint64_t read_xcr0() {
   return (uint64_t{high} << 32) | low;
 }
 
-// Linux hands out the 8 KiB of tile registers only to a process that asks; threads and forked children inherit the answer.
+// Linux hands out the 8 KiB of tile registers only to a process that asks; threads and forked children inherit the
+// answer.
 bool request_tiles() {
 #if defined(__linux__) && defined(SYS_arch_prctl)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
@@ -96,6 +99,17 @@ bool reachable(Isa isa, const CpuFeatures& f) {
 const CpuFeatures& cpu_features() {
   static const CpuFeatures features = detect();
   return features;
+}
+
+int64_t l2_bytes() {
+  static const int64_t bytes = [] {
+    int64_t reported = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    reported = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return reported > 0 ? reported : int64_t{1} << 20;
+  }();
+  return bytes;
 }
 
 const char* isa_name(Isa isa) {

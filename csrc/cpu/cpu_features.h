@@ -19,15 +19,18 @@ enum class Isa : int32_t { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAmx = 3 };
 
 const CpuFeatures& cpu_features();
 
+// Size of a core's second-level cache; 1 MiB where the system does not say.
+int64_t l2_bytes();
+
 // "portable" | "avx2" | "avx512" | "amx"
 const char* isa_name(Isa isa);
 
-// The best level that `features` and this build allow, or the level that `request` names. Error: a name that is unknown or out
-// of reach. Null or "": the best.
+// The best level that `features` and this build allow, or the level that `request` names. Error: a name that is unknown
+// or out of reach. Null or "": the best.
 Status choose_isa(const CpuFeatures& features, const char* request, Isa* isa);
 
-// choose_isa for this machine and the environment variable C2F_CPU_ISA, decided once; the best level where the variable is in
-// error, which loading the Python module reports.
+// choose_isa for this machine and the environment variable C2F_CPU_ISA, decided once; the best level where the variable
+// is in error, which loading the Python module reports.
 Isa cpu_isa();
 
 }  // namespace c2f

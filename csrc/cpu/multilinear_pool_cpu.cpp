@@ -126,7 +126,7 @@ void pack_features(const Operands& args, int m, const Rows& rows, int64_t k0, in
 void stage(const Operands& args, const Rows& rows, Block* block) {
   for (int m = 0; m < args.problem.M; ++m) {
     const int64_t C = args.problem.C[m];
-    pack_features(args, m, rows, 0, C, args.kernels.mr * args.padded(C), block);
+    pack_features(args, m, rows, 0, C, args.kernels.mr * staged_steps(C, args.kernels), block);
   }
 }
 
@@ -134,7 +134,7 @@ void project(const Operands& args, int m, const Rows& rows, Block* block, void* 
              void* next, float* u) {
   const Kernels& kernels = args.kernels;
   const int64_t C = args.problem.C[m], tile = args.tile_floats(), tiles = block->tiles(), nr = kernels.nr;
-  const int64_t stride = kernels.mr * (block->staged ? args.padded(C) : kernels.block_k);
+  const int64_t stride = kernels.mr * (block->staged ? staged_steps(C, kernels) : kernels.block_k);
   const int64_t panel_stride = args.padded(C) * nr;
   int64_t k0 = 0;
   do {
@@ -191,7 +191,7 @@ int64_t unit_floats(const MultilinearPoolCpuPlan& plan) { return plan.unit_d * p
 void take_block(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
                 const Kernels& kernels, bool staged, void** a) {
   for (int m = 0; m < problem.M; ++m) {
-    const int64_t steps = staged ? padded(problem.C[m], kernels) : kernels.block_k;
+    const int64_t steps = staged ? staged_steps(problem.C[m], kernels) : kernels.block_k;
     a[m] = staged || m == 0 ? arena.take<char>(plan.block_rows * steps * kernels.operand_bytes) : a[0];
   }
 }

@@ -21,6 +21,11 @@ inline int64_t tasks_wanted(int num_threads) { return num_threads == 1 ? 1 : 8 *
 // K filled up to k_step.
 inline int64_t padded(int64_t K, const Kernels& kernels) { return ceil_div(K, kernels.k_step) * kernels.k_step; }
 
+// Steps of a staged tile of features: the layouts of A operands come in groups of nr of them.
+inline int64_t staged_steps(int64_t K, const Kernels& kernels) {
+  return ceil_div(padded(K, kernels), int64_t{kernels.nr}) * kernels.nr;
+}
+
 // The rows of samples first .. first + samples, and the tiles they are cut into.
 struct Rows {
   int64_t L = 0, count = 0, tiles = 0;

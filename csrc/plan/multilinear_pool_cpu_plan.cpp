@@ -5,20 +5,21 @@
 #include <numeric>
 #include <string>
 
+#include "cpu/cpu_features.h"
 #include "cpu/multilinear_pool_cpu.h"
 #include "cpu/thread_pool.h"
 
 namespace c2f {
 namespace {
 
-// float32: the projections of a block by a unit (1.4 MB for three factors) stay in L2; longer blocks stream the weights
-// less often, wider units the features.
-constexpr int64_t kBlockRows = 224, kUnitColumns = 512;
-// AMX: a block's features, all channels of all factors, stay in L2 beside its projections by a narrow unit, and every
-// panel of weights is used by all the rows of the block. Where too few rows would fit, wide units of part of the
-// channels. Of 2 MiB.
-constexpr int64_t kCacheBytes = int64_t{1500} << 10;
-constexpr int64_t kStagedUnit = 32, kWideUnit = 256, kLeastStagedRows = 96, kMostRows = 416;
+// Staged: a block's features, all channels of all factors, stay in L2 beside its projections by a narrow unit, and
+// every panel of weights is used by all the rows of the block. Where too few rows would fit, wide units of part of the
+// channels: the projections of a block by a unit stay in L2, longer blocks stream the weights less often, wider units
+// the features. The order of sums is the same.
+constexpr double kCacheShare = 0.73;  // of L2 for a block
+constexpr int64_t kStagedUnit = 32;
+constexpr int64_t kBlockRows = 224, kUnitColumns = 512;  // float32
+constexpr int64_t kAmxMostRows = 416, kAmxLeastStagedRows = 96, kAmxUnitColumns = 256;
 constexpr int64_t kWeightBytes = int64_t{16} << 20;  // packed weights of one chunk of the forward
 constexpr int64_t kChunkColumns = 512, kLeastChunk = 128;
 constexpr int64_t kProductChannels = 280;
@@ -41,18 +42,17 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
   plan->block_d = kernels.nr;
 
   const int64_t channels = std::accumulate(problem.C, problem.C + problem.M, int64_t{0});
+  const auto cache = static_cast<int64_t>(kCacheShare * static_cast<double>(l2_bytes()));
   const auto fitting_rows = [&](int64_t k, int64_t unit) {
     const int64_t row_bytes = k * kernels.operand_bytes + problem.M * unit * static_cast<int64_t>(sizeof(float));
-    return kCacheBytes / row_bytes / kernels.mr * kernels.mr;
+    return cache / row_bytes / kernels.mr * kernels.mr;
   };
-  int64_t unit = kUnitColumns;
-  plan->block_rows = kBlockRows / kernels.mr * kernels.mr;
   const bool amx = kernels.enter != nullptr;
-  if (amx) {
-    plan->staged = fitting_rows(channels, kStagedUnit) >= kLeastStagedRows;
-    unit = plan->staged ? kStagedUnit : kWideUnit;
-    plan->block_rows = std::min(kMostRows, fitting_rows(plan->staged ? channels : kernels.block_k, unit));
-  }
+  const int64_t least = amx ? kAmxLeastStagedRows : kBlockRows;
+  plan->staged = fitting_rows(channels, kStagedUnit) >= least;
+  const int64_t unit = plan->staged ? kStagedUnit : amx ? kAmxUnitColumns : kUnitColumns;
+  plan->block_rows = kBlockRows / kernels.mr * kernels.mr;
+  if (amx) plan->block_rows = std::min(kAmxMostRows, fitting_rows(plan->staged ? channels : kernels.block_k, unit));
   plan->block_rows = std::min(plan->block_rows, kMaxBlockTiles * int64_t{kernels.mr});
   // Narrow problems are cut finer, so that every thread has columns.
   plan->unit_d = std::clamp(ceil_div(ceil_div(problem.D, num_threads), nr) * nr, nr, unit);
@@ -87,18 +87,18 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
   const int64_t most_tiles = ceil_div(amx ? kAmxProductChannels : kProductChannels, kernels.mr);
   plan->product_rows = amx ? plan->block_rows : ceil_div(plan->block_rows / kernels.mr, 2) * kernels.mr;
   plan->product_channels = ceil_div(channel_tiles, ceil_div(channel_tiles, most_tiles)) * kernels.mr;
-  plan->product_d = std::min(plan->chunk_d, amx ? kAmxProductColumns : plan->unit_d);
+  plan->product_d = std::min(plan->chunk_d, amx ? kAmxProductColumns : kUnitColumns);
   const auto tasks = [&] {  // of d_weight, a chunk
     int64_t count = 0;
     for (int m = 0; m < problem.M; ++m) count += ceil_div(problem.C[m], plan->product_channels);
     return count * ceil_div(plan->chunk_d, plan->product_d);
   };
-  const int64_t least = tasks_wanted(num_threads) / 4;
-  while (tasks() < least && plan->product_d > nr) plan->product_d = ceil_div(plan->product_d / 2, nr) * nr;
-  while (tasks() < least && plan->product_channels > kernels.mr) {
+  const int64_t least_tasks = tasks_wanted(num_threads) / 4;
+  while (tasks() < least_tasks && plan->product_d > nr) plan->product_d = ceil_div(plan->product_d / 2, nr) * nr;
+  while (tasks() < least_tasks && plan->product_channels > kernels.mr) {
     plan->product_channels = ceil_div(plan->product_channels / 2, kernels.mr) * kernels.mr;
   }
-  while (problem.M * ceil_div(plan->chunk_b * problem.L, plan->product_rows) < least &&
+  while (problem.M * ceil_div(plan->chunk_b * problem.L, plan->product_rows) < least_tasks &&
          plan->product_rows > kernels.mr) {
     plan->product_rows = ceil_div(plan->product_rows / 2, kernels.mr) * kernels.mr;
   }
