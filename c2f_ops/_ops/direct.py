@@ -42,7 +42,7 @@ def kind_of(features: Any, weights: Any, biases: Any, options: tuple[Any, ...]) 
             _state() in states and _TYPES.issuperset(map(type, operands)) and keys.issuperset(map(_keys, operands))
         ):
             return None
-        graded = torch.is_grad_enabled() and any([t.requires_grad for t in operands])  # noqa: C419 (a list is faster)
+        graded = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
         described = tuple([(t.shape, t.stride(), t.dtype) for t in operands])
         kind = len(features), len(weights), described, graded, options, room("cpu", "multilinear_pool").settings()
         hash(kind)
@@ -51,7 +51,7 @@ def kind_of(features: Any, weights: Any, biases: Any, options: tuple[Any, ...]) 
     return kind, os.environ.get("C2F_BACKEND")
 
 
-def known(kind: Hashable | None) -> Run | None:
+def known(kind: Hashable) -> Run | None:
     """What an earlier call of this kind left."""
     return _known.get(kind)
 

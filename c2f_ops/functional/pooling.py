@@ -146,7 +146,7 @@ def multilinear_pool(
     rescaled = pooling == "mean" and norm_scope == "none"
     whole = mask is None and not rescaled and not _decomposed
     kind = direct.kind_of(features, weights, biases, (*options, *norm)) if whole else None
-    if run := direct.known(kind):
+    if kind is not None and (run := direct.known(kind)):
         return run(features, weights, biases or ())
 
     call = _prepare(features, weights, biases, mask, *options)

@@ -66,6 +66,14 @@ def test_same_bits(long_way, layout, dtype, options, biased):
     assert not torch.equal(short, first)
 
 
+@pytest.mark.parametrize("shape", [(0, 12, 6), (2, 0, 6)])
+def test_no_samples_or_positions(long_way, shape):
+    features, weights = operands(shape=shape)
+    first = functional.multilinear_pool(features, weights, layout="NLC")
+    assert torch.equal(functional.multilinear_pool(features, weights, layout="NLC"), first)
+    assert len(long_way) == 1 and first.shape == (shape[0], 40) and not first.any()
+
+
 def test_views_with_an_offset(long_way):
     features, weights = operands(shape=(2, 15, 6))
     options = {"layout": "NLC", "num_prefix_tokens": 3}
