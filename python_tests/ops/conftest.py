@@ -1,4 +1,4 @@
-"""The emulated CUDA kernels, built once for all tests of this folder; Triton's interpreter."""
+"""The emulated CUDA kernels, built once for all tests of this folder; Triton's interpreter; matmul precision."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,3 +71,11 @@ def run_in_triton_interpreter():
         assert result.returncode == 0, result.stdout + result.stderr
 
     return run
+
+
+@pytest.fixture
+def set_precision():
+    """`torch.set_float32_matmul_precision`, undone at the end."""
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
