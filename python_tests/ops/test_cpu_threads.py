@@ -8,59 +8,92 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from c2f_ops._ops.problem import Problem
 from c2f_ops.cpu import multilinear_pool as kernel
 
-from .cpu_cases import DTYPES, SHAPES, equal, forward, in_child, make_case, needs_native, run_both
+from .cpu_cases import SHAPES, backward, equal, forward, in_child, make_case, needs_native
 
 pytestmark = needs_native
 
+# One sample of several blocks, ragged ones, long ones, many columns
+THREADED = ((1, 500, (40, 33), 100, ((0, 1), (0,))), SHAPES[2], SHAPES[5], (5, 30, (64, 64), 2000, ((0, 1),)))
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [SHAPES[2], SHAPES[5], (5, 30, (64, 64), 2000, ((0, 1),))], ids=str)
-def test_bits_do_not_depend_on_threads(shape, dtype):
-    case = make_case(shape, dtype)
+
+@pytest.fixture(params=["bfloat16", "float16", "highest", "high", "medium"])
+def dtype(request, set_precision):
+    """Every way to multiply: 16-bit types, and float32 to each precision."""
+    if request.param in ("bfloat16", "float16"):
+        return getattr(torch, request.param)
+    set_precision(request.param)
+    if request.param != "highest" and not kernel.amx_planes(torch.float32):
+        pytest.skip("float32 is multiplied as such whatever the precision: no AMX here")
+    return torch.float32
+
+
+@pytest.fixture
+def set_threads():
+    """`torch.set_num_threads`, undone at the end."""
     before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        want = run_both(case)
-        for threads in (2, 3, 7, 16):
-            torch.set_num_threads(threads)
-            for _ in range(3):
-                assert equal(run_both(case), want)
-    finally:
-        torch.set_num_threads(before)
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_concurrent_callers(dtype):
+def run_all(case):
+    """Forward and backward, with projections that are saved and with projections that are built again."""
+    p, projections = forward(case, save=True)
+    return forward(case), p, projections, backward(case)[0], backward(case, projections=projections)[0]
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NLC"])
+@pytest.mark.parametrize("shape", THREADED, ids=str)
+def test_bits_do_not_depend_on_threads(shape, layout, dtype, set_threads):
+    case = make_case(shape, dtype, layout)
+    set_threads(1)
+    want = run_all(case)
+    assert torch.equal(want[0][0], want[1])
+    for threads in (2, 7, 16):
+        set_threads(threads)
+        for _ in range(2):
+            assert equal(run_all(case), want)
+
+
+def test_bits_of_several_passes(dtype, set_threads):
+    case = make_case((3, 14000, (8, 8), 512, ((0, 1),)), dtype)
+    plan = kernel.describe(Problem.of(*case[:2], case[3], case[4], "none"), "direct")
+    assert "chunk_b=3," not in plan
+    set_threads(1)
+    want = backward(case)[0]
+    for threads in (2, 7, 16):
+        set_threads(threads)
+        assert equal(backward(case)[0], want)
+
+
+def test_concurrent_callers(dtype, set_threads):
+    """Two at once, who get the pool in turn, and more of them than cores."""
+    set_threads(2)
     cases = [make_case(SHAPES[2], dtype, seed=seed) for seed in range(4)]
-    want = [run_both(case) for case in cases]
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(10):
-            assert all(map(equal, pool.map(run_both, cases), want))
+    want = [run_all(case) for case in cases]
+    for callers in (2, 4):
+        with ThreadPoolExecutor(callers) as pool:
+            for _ in range(5):
+                assert all(map(equal, pool.map(run_all, cases), want))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_after_fork(dtype):
+def test_after_fork(dtype, set_threads):
     """A forked child computes the same, and with workers of its own (counted where the system shows them)."""
-    case = make_case(SHAPES[2], dtype)
-    before, threads = torch.get_num_threads(), "/proc/self/task"
-    try:
-        torch.set_num_threads(2)
-        want = run_both(case)
-        child = os.fork()
-        if child == 0:
-            same = equal(run_both(case), want)
-            os._exit(0 if same and (not os.path.isdir(threads) or len(os.listdir(threads)) > 1) else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert equal(run_both(case), want)
-    finally:
-        torch.set_num_threads(before)
+    case, tasks = make_case(SHAPES[2], dtype), "/proc/self/task"
+    set_threads(2)
+    want = run_all(case)
+    child = os.fork()
+    if child == 0:
+        same = equal(run_all(case), want)
+        os._exit(0 if same and (not os.path.isdir(tasks) or len(os.listdir(tasks)) > 1) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert equal(run_all(case), want)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mask", [None, "bool"])
 @pytest.mark.parametrize("shape", [*SHAPES[2:4], SHAPES[5], (3, 450, (20, 20), 40, ((0, 1),))], ids=str)
 def test_batch_does_not_change_a_sample(shape, mask, dtype):
@@ -102,6 +135,7 @@ def test_denormal_mode_is_the_callers():
 
 INTERRUPT = """
 import os, signal, sys, threading, time, torch
+from c2f_ops._ops.problem import Problem
 from c2f_ops.cpu import multilinear_pool as kernel
 torch.set_num_threads(int(sys.argv[1]))
 def call(width):
