@@ -74,9 +74,11 @@ def check(z, y, w, backend, **options):
     actual = with_gradients(class_attentive_loss, z, y, w, backend=backend, **options)
     expected = with_gradients(naive, *double(z, y, w), **options)
     peer = with_gradients(naive, z, y, w, **options)
+    # What attracts and what repels, each up to 1 / temperature, in float32 both
+    largest = 1 / options.get("temperature", 0.1) if options.get("mode", "supcon") == "supcon" else 1.0
     for what, a, e, p in zip(("loss", "d_z", "d_w"), actual, expected, peer, strict=True):
         assert a.isfinite().all(), what
-        assert_as_accurate(a, e, p, what=what)
+        assert_as_accurate(a, e, p, what=what, parts=largest if what == "loss" else 0.0)
     assert actual[0].dtype == torch.float32 and actual[1].dtype == z.dtype and actual[2].dtype == w.dtype
 
 

@@ -109,6 +109,7 @@ print(module().multilinear_pool_cpu_plan(encode(Problem.of(*operands, None, ((0,
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "amx"])
 def test_instruction_sets(isa):
     """Accuracy, edges, precisions and threads, again with every instruction set of this machine."""
