@@ -1,21 +1,35 @@
 #!/usr/bin/env bash
-# Runs the tests of the CPU kernels on a build with sanitizers: csrc/sanitize.sh [address undefined thread]
-# Needs what an editable build needs (CONTRIBUTING.md) and GCC's sanitizer libraries. Stops at the first report.
+# Runs the CPU kernels on builds with sanitizers: csrc/sanitize.sh [address undefined thread]. Stops at the first report.
+# Needs what an editable build needs (CONTRIBUTING.md) and GCC's sanitizer libraries. With each instruction set of this
+# machine: pool_check, which has no Python in it, so that leaks show, and tests of every kernel. With the best one: threads,
+# several callers, forked children, Ctrl-C. The builds stay in build/sanitize for the next run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-chosen="edges or scratch or several or threads or fork or precision or nan or excluded or empty"
+export OMP_NUM_THREADS=1 TSAN_OPTIONS="ignore_noninstrumented_modules=1 report_signal_unsafe=0 halt_on_error=1 die_after_fork=0"
+of_kernels=(python_tests/ops/test_{cpu_edges,cpu_normalize,class_attentive_cpu,falcon_loss}.py
+  -k "edges or scratch or normalize or special or class_attentive or (falcon and accurate and cpu)")
+of_threads=(python_tests/ops/test_cpu_threads.py python_tests/test_relations_calls.py -k "not batch")
+
 for kind in ${@:-address undefined thread}; do
-  echo "== $kind"
-  flags="-fsanitize=$kind -fno-sanitize-recover=all -fno-omit-frame-pointer"
-  cmake -S . -B "$folder/$kind" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DC2F_CUDA=off -DCMAKE_CXX_FLAGS="$flags" \
-    -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$folder/$kind/package/c2f_ops" >/dev/null
-  cmake --build "$folder/$kind" --parallel 2 >/dev/null
-  (cd c2f_ops && tar --exclude="_C*" --exclude=__pycache__ -c .) | tar -x -C "$folder/$kind/package/c2f_ops"
+  build=$PWD/build/sanitize/$kind
+  flags="-O1 -g1 -fsanitize=$kind -fno-sanitize-recover=all -fno-omit-frame-pointer"
+  cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=None -DC2F_CUDA=off -DCMAKE_CXX_FLAGS="$flags" \
+    -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$build/package/c2f_ops" >/dev/null
+  cmake --build "$build" --parallel 2 --target pool_check _C >/dev/null
+  (cd c2f_ops && tar --exclude="_C*" --exclude=__pycache__ -c .) | tar -x -C "$build/package/c2f_ops"
   case $kind in address) library=libasan.so ;; undefined) library=libubsan.so ;; thread) library=libtsan.so ;; esac
-  LD_PRELOAD=$(g++ -print-file-name=$library) PYTHONPATH="$folder/$kind/package" OMP_NUM_THREADS=1 \
-    ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="ignore_noninstrumented_modules=1 report_signal_unsafe=0 halt_on_error=1" \
-    python -m pytest -q -p no:cacheprovider python_tests/ops/test_cpu_kernels.py -k "($chosen) and not instruction_sets"
+  sanitized() {
+    LD_PRELOAD=$(g++ -print-file-name=$library) ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$build/package" python "$@"
+  }
+  for isa in portable avx2 avx512 amx; do
+    export C2F_CPU_ISA=$isa
+    sanitized -c "from c2f_ops import _native; _native.module()" 2>/dev/null || continue
+    echo "== $kind, $isa"
+    "$build/pool_check"
+    sanitized -m pytest -q -p no:cacheprovider "${of_kernels[@]}"
+  done
+  unset C2F_CPU_ISA
+  echo "== $kind, threads"
+  sanitized -m pytest -q -p no:cacheprovider "${of_threads[@]}"
 done

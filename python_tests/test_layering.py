@@ -165,6 +165,7 @@ OURS = {
     "include": {"include"},
     "cpu": {"include", "cpu"},
     "plan": {"include", "plan", "cpu"},
+    "check": {"include", "cpu"},
     "cuda": {"include", "cuda", "plan"},
     "bindings": {"include", "bindings", "plan", "cpu/cpu_features.h"},
 }
@@ -172,6 +173,7 @@ STANDARD = r"[a-z_]+"  # <vector>, <cstdint>
 SYSTEM = {
     "include": STANDARD,
     "plan": STANDARD,
+    "check": STANDARD,
     "cpu": rf"{STANDARD}|(immintrin|cpuid|pthread|sched|unistd|arm_neon|sys/\w+)\.h",
     "cuda": rf"{STANDARD}|(cuda\w*|cooperative_groups|mma|sm_\w+)(\.h)?|cuda/\w+|cooperative_groups/\w+\.h",
     "bindings": rf"{STANDARD}|pybind11/\w+\.h",

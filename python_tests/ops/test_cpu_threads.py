@@ -157,4 +157,5 @@ assert torch.equal(call(8), want)
 def test_ctrl_c_ends_a_call_within_a_second(threads):
     child = in_child("-c", INTERRUPT, str(threads))
     assert child.returncode == 0, child.stderr
-    assert 0.5 < float(child.stdout) < 2
+    sanitized = "san.so" in os.environ.get("LD_PRELOAD", "")
+    assert 0.5 < float(child.stdout) < (20 if sanitized else 2)
