@@ -6,25 +6,30 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-export OMP_NUM_THREADS=1 TSAN_OPTIONS="ignore_noninstrumented_modules=1 report_signal_unsafe=0 halt_on_error=1 die_after_fork=0"
-of_kernels=(python_tests/ops/test_{cpu_edges,cpu_normalize,class_attentive_cpu,falcon_loss}.py
-  -k "edges or scratch or normalize or special or class_attentive or (falcon and accurate and cpu)")
-of_threads=(python_tests/ops/test_cpu_threads.py python_tests/test_relations_calls.py -k "not batch")
+root=$PWD
+tests=$root/python_tests
+export OMP_NUM_THREADS=1
+export TSAN_OPTIONS="ignore_noninstrumented_modules=1 report_signal_unsafe=0 halt_on_error=1 die_after_fork=0"
+of_kernels=("$tests"/ops/test_{cpu_edges,cpu_normalize,class_attentive_cpu,falcon_loss}.py
+  -k "test_edges or scratch or normalize or class_attentive or (accurate and cpu-float)")
+of_threads=("$tests/ops/test_cpu_threads.py" "$tests/test_relations_calls.py" -k "not batch")
 
 for kind in ${@:-address undefined thread}; do
-  build=$PWD/build/sanitize/$kind
+  build=$root/build/sanitize/$kind
   flags="-O1 -g1 -fsanitize=$kind -fno-sanitize-recover=all -fno-omit-frame-pointer"
   cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=None -DC2F_CUDA=off -DCMAKE_CXX_FLAGS="$flags" \
     -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$build/package/c2f_ops" >/dev/null
   cmake --build "$build" --parallel 2 --target pool_check _C >/dev/null
   (cd c2f_ops && tar --exclude="_C*" --exclude=__pycache__ -c .) | tar -x -C "$build/package/c2f_ops"
   case $kind in address) library=libasan.so ;; undefined) library=libubsan.so ;; thread) library=libtsan.so ;; esac
-  sanitized() {
-    LD_PRELOAD=$(g++ -print-file-name=$library) ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$build/package" python "$@"
+  sanitized() {  # Python, away from the sources: it would take the package in its folder
+    (cd "$build" && LD_PRELOAD=$(g++ -print-file-name=$library) ASAN_OPTIONS=detect_leaks=0 \
+      PYTHONPATH="$build/package" python "$@")
   }
   for isa in portable avx2 avx512 amx; do
     export C2F_CPU_ISA=$isa
-    sanitized -c "from c2f_ops import _native; _native.module()" 2>/dev/null || continue
+    place=$(sanitized -c "from c2f_ops import _native; print(_native.module().__file__)" 2>/dev/null) || continue
+    [[ $place == "$build"/package/* ]]
     echo "== $kind, $isa"
     "$build/pool_check"
     sanitized -m pytest -q -p no:cacheprovider "${of_kernels[@]}"
