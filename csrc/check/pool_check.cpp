@@ -1,6 +1,6 @@
 // multilinear_pool of csrc/cpu without Python, for processors that are only emulated: forward and backward of each
-// storage type against loops in double, and the same bits on three threads. Prints the errors; exits with 1 where one is
-// too large.
+// storage type against loops in double, and the same bits on three threads. Prints the errors; exits with 1 where one
+// is too large.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -75,7 +75,8 @@ class Check {
         double u[kM], g[kM] = {};
         for (int m = 0; m < kM; ++m) {
           u[m] = b_[m][j];
-          for (int64_t c = 0; c < kC[m]; ++c) u[m] += double{to_float(x_[m][at(m, i, c)])} * to_float(w_[m][c * kD + j]);
+          for (int64_t c = 0; c < kC[m]; ++c)
+            u[m] += double{to_float(x_[m][at(m, i, c)])} * to_float(w_[m][c * kD + j]);
         }
         for (int q = 0; q < kQ; ++q) {
           const int64_t out = (i / kL * kQ + q) * kD + j;

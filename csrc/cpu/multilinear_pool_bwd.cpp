@@ -135,7 +135,7 @@ class Backward {
   void form_gradients() {
     const int64_t units = ceil_div(width_, plan_.unit_d), blocks = ceil_div(shared_.rows.tiles, tiles_per_block_);
     // Features that are staged are staged once for all units of a task.
-    const int64_t wanted = ceil_div(tasks_wanted(num_threads_), std::max<int64_t>(1, blocks));
+    const int64_t wanted = ceil_div(costly_tasks_wanted(num_threads_), std::max<int64_t>(1, blocks));
     const int64_t groups = plan_.staged ? std::min(wanted, std::max<int64_t>(1, units)) : units;
     parallel_for(blocks * groups, num_threads_, [&](int64_t task, int worker) {
       const ProductScope scope(kernels_);

@@ -15,8 +15,11 @@ namespace c2f {
 
 inline constexpr int kMaxBlockTiles = 64;
 
-// Eight tasks a thread even out the end.
-inline int64_t tasks_wanted(int num_threads) { return num_threads == 1 ? 1 : 8 * int64_t{num_threads}; }
+// Eight tasks a thread even out the end, and a call ends soon where it is interrupted: only between tasks.
+inline int64_t tasks_wanted(int num_threads) { return 8 * int64_t{num_threads}; }
+
+// Of those that begin with work of their own, no more than this.
+inline int64_t costly_tasks_wanted(int num_threads) { return 2 * int64_t{num_threads}; }
 
 // K filled up to k_step.
 inline int64_t padded(int64_t K, const Kernels& kernels) { return ceil_div(K, kernels.k_step) * kernels.k_step; }

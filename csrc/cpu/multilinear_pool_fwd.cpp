@@ -10,6 +10,8 @@
 namespace c2f {
 namespace {
 
+constexpr int64_t kGroupColumns = 512;  // to stage features for fewer costs more than a few per cent of their products
+
 class Forward {
  public:
   Forward(const MultilinearPoolFwdArgs& args, const MultilinearPoolCpuPlan& plan, void* scratch, int num_threads)
@@ -64,7 +66,10 @@ class Forward {
     // Whole samples first, as long as they fill a block: features are staged once for all the units of a task.
     const int64_t units = ceil_div(width_, plan_.unit_d), wanted = tasks_wanted(num_threads_);
     const int64_t parts = std::max<int64_t>(1, std::min({problem_.B, wanted, ceil_div(rows.count, plan_.block_rows)}));
-    const int64_t groups = std::min(units, ceil_div(wanted, parts));
+    int64_t groups = std::min(units, ceil_div(wanted, parts));
+    if (plan_.staged) {
+      groups = std::min(groups, std::max(width_ / kGroupColumns, ceil_div(costly_tasks_wanted(num_threads_), parts)));
+    }
     parallel_for(parts * groups, num_threads_, [&](int64_t task, int worker) {
       const ProductScope scope(kernels_);
       const int64_t part = task / groups, group = task % groups;

@@ -142,20 +142,24 @@ def call(width):
     x = [torch.ones(8, 512, 784).transpose(1, 2) for _ in range(3)]
     w = [torch.full((512, width), 1e-3) for _ in x]
     return kernel.multilinear_pool_fwd(x, w, [None] * 3, None, ((0, 1), (0, 1, 2)), "none", False)[0]
+def stop():
+    global begin
+    begin = time.process_time()
+    os.kill(os.getpid(), signal.SIGINT)
 want = call(8)
-threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
-begin = time.perf_counter()
+threading.Timer(1, stop).start()
 try:
     call(60_000)
 except KeyboardInterrupt:
-    print(time.perf_counter() - begin)
+    print(time.process_time() - begin)
 assert torch.equal(call(8), want)
 """
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c_ends_a_call_within_a_second(threads):
+    """Processor time, because the machine may be doing other things; to its end the call takes some 10 s a thread."""
     child = in_child("-c", INTERRUPT, str(threads))
     assert child.returncode == 0, child.stderr
     sanitized = "san.so" in os.environ.get("LD_PRELOAD", "")
-    assert 0.5 < float(child.stdout) < (20 if sanitized else 2)
+    assert float(child.stdout) < (20 if sanitized else threads)
