@@ -138,6 +138,7 @@ import os, signal, sys, threading, time, torch
 from c2f_ops._ops.problem import Problem
 from c2f_ops.cpu import multilinear_pool as kernel
 torch.set_num_threads(int(sys.argv[1]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
 def call(width):
     x = [torch.ones(8, 512, 784).transpose(1, 2) for _ in range(3)]
     w = [torch.full((512, width), 1e-3) for _ in x]
