@@ -23,11 +23,11 @@ inline Status shared_limit(const char* what, int64_t* bytes) {
   return cuda_status(error, what);
 }
 
-// Launches `kernel` on `blocks` blocks of `threads` threads. Reports a launch that failed, not an earlier error of the
-// stream.
+// Launches `kernel` on `blocks` blocks of `threads` threads, `cluster` neighbouring ones as a cluster (more than 1: sm_90).
+// Reports a launch that failed, not an earlier error of the stream.
 template <class... Params, class... Args>
-Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes,
-              void* stream, const Args&... args) {
+Status launch_clusters(const char* name, void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes,
+                       int cluster, void* stream, const Args&... args) {
   if (blocks > INT32_MAX) return Status::error(std::string(name) + ": the problem needs more than 2^31 - 1 blocks");
   if (shared_bytes > 48 * 1024) {
     const Status status =
@@ -36,8 +36,24 @@ Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, int t
                     name);
     if (!status.ok()) return status;
   }
-  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
-  return cuda_status(cudaGetLastError(), name);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = cluster > 1 ? 1 : 0;
+  return cuda_status(cudaLaunchKernelEx(&config, kernel, Params(args)...), name);
+}
+
+template <class... Params, class... Args>
+Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes,
+              void* stream, const Args&... args) {
+  return launch_clusters(name, kernel, blocks, threads, shared_bytes, 1, stream, args...);
 }
 
 // The block's dynamic shared memory, 16-byte aligned.

@@ -1,0 +1,399 @@
+// Fully fused forward of multilinear_pool for sm_90a: projections, bias, activation, products and the sum over positions in
+// one kernel; no projection reaches memory.
+//
+//               positions (N of wgmma), one tile of kBlockL after the other
+//             +---------------------------------+
+//   128       | warpgroup 0: 64 x kBlockL of U_m |     For each tile of positions, for each factor m, for each 64 channels:
+//   columns   +---------------------------------+     one stage = weights [64 channels][128 columns] and features
+//   (M)       | warpgroup 1: 64 x kBlockL of U_m |     [64 channels][kBlockL] (NCHW) or [kBlockL][64 channels] (NLC, NHWC),
+//             +---------------------------------+     copied by warpgroup 2 through tensor maps, as they lie in memory.
+//
+// A block owns a sample and 128 columns. Both operands come from shared memory by descriptor; W, whose columns are contiguous,
+// and NCHW features are read transposed there (16-bit types only: float32 has no such form). A thread holds two columns and a
+// quarter of the positions of a tile, so it sums products over positions in registers, a quad of lanes adds up, and p is
+// written once, by one thread, in one order: no atomics. Blocks of a cluster copy slices of what they share to each other.
+#include <iterator>
+
+#include "c2f/multilinear_pool.h"
+#include "cuda/interactions.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/matrix_descriptor.h"
+#include "cuda/products.cuh"
+#include "cuda/reduce.cuh"
+#include "cuda/sm90.cuh"
+#include "cuda/vec.cuh"
+#include "plan/fused_sm90_tile.h"
+
+namespace c2f {
+namespace {
+
+using namespace fused_sm90;
+
+constexpr int kFactors = 3;
+constexpr int kWarpgroup = 128;
+constexpr int kConsumerWarps = 8;
+// 384 threads start with 168 registers each; afterwards 128 x 24 + 256 x 240 = 64512 of the 65536.
+constexpr int kCopyRegisters = 24, kMultiplyRegisters = 240;
+
+struct FusedParams {
+  MultilinearPoolFwdArgs args;
+  Cluster cluster;
+  int32_t product[kMaxInteractions];  // which of the kProducts sums output q is
+  // Where positions are contiguous, `features` has whole tiles of them as a dimension and `last` the rest, so that the part
+  // of a 64-wide box beyond the tile is outside the tensor: zero, and not fetched.
+  TensorMap weights[kFactors], features[kFactors], last[kFactors];
+};
+
+// The stages and their barriers: `full` once all bytes have come, `empty` once all that read them, here and in the blocks
+// that this one copies to, are done. Producer and consumers each walk it with their own index and parity.
+template <int kBlockL, Layout kLayout>
+struct Ring {
+  static constexpr int kStages = stages(kBlockL, kLayout), kStageBytes = stage_bytes(kBlockL, kLayout);
+  uint32_t first;
+  int index = 0;
+  uint32_t parity = 0;
+
+  __device__ uint32_t weights() const { return first + index * kStageBytes; }
+  __device__ uint32_t features() const { return weights() + kWeightBytes; }
+  __device__ uint32_t full() const { return first + kStages * kStageBytes + index * 16; }
+  __device__ uint32_t empty() const { return full() + 8; }
+  __device__ void next() {
+    if (++index < kStages) return;
+    index = 0;
+    parity ^= 1;
+  }
+};
+
+// Copies this block's slices of every stage, to all blocks that share them. One thread.
+template <int kBlockL, Layout kLayout>
+__device__ __forceinline__ void copy_stages(const FusedParams& params, Ring<kBlockL, kLayout> ring, Place place, int rank) {
+  constexpr bool kPositions = kLayout == Layout::kPositions;
+  const MultilinearPoolProblem& problem = params.args.problem;
+  const Cluster cluster = params.cluster;
+  const int weight_rows = kBlockC / cluster.b, weight_slice = cluster.rank_b(rank) * weight_rows;
+  const int feature_rows = fused_sm90::feature_rows(kBlockL, kLayout, cluster.d);
+  const int feature_slice = cluster.rank_d(rank) * feature_rows;
+  const uint32_t weight_blocks = cluster.sharing_weights(rank), feature_blocks = cluster.sharing_features(rank);
+  const int whole = static_cast<int>(problem.L) / kBlockL;
+
+  const auto load = [&](uint32_t blocks, uint32_t target, const TensorMap* map, const int(&x)[4]) {
+    if ((blocks & (blocks - 1)) == 0) {
+      load_box(target, map, ring.full(), x);
+    } else {
+      load_box_to(blocks, target, map, ring.full(), x);
+    }
+  };
+#pragma unroll 1
+  for (Step step; step.within(problem); step.next(problem, kBlockL)) {
+    barrier_wait(ring.empty(), ring.parity ^ 1);  // at once in the first round
+    barrier_expect(ring.full(), kWeightBytes + feature_bytes(kBlockL, kLayout, cluster.d));
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      load(weight_blocks, ring.weights() + half * kPanelBytes + weight_slice * 128, &params.weights[step.m],
+           {place.d + half * 64, 0, step.channel + weight_slice, 0});
+    }
+    if constexpr (kPositions) {
+      const int tile = step.position / kBlockL;
+      const TensorMap* map = tile < whole ? &params.features[step.m] : &params.last[step.m];
+#pragma unroll
+      for (int panel = 0; panel < feature_panels(kBlockL, kLayout); ++panel) {
+        load(feature_blocks, ring.features() + panel * kPanelBytes + feature_slice * 128, map,
+             {panel * 64, tile < whole ? tile : 0, step.channel + feature_slice, place.b});
+      }
+    } else {
+      load(feature_blocks, ring.features() + feature_slice * 128, &params.features[step.m],
+           {step.channel, 0, step.position + feature_slice, place.b});
+    }
+    ring.next();
+  }
+}
+
+// One lane of every warp for every block of `blocks`: this warp has read the stage whose `empty` barrier this is.
+__device__ __forceinline__ void release(uint32_t empty, uint32_t blocks) {
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  if (blocks >> lane & 1) barrier_arrive(empty, lane);
+}
+
+// u = the warpgroup's 64 columns of W' X' for kBlockL positions.
+template <class T, int kBlockL, Layout kLayout>
+__device__ __forceinline__ void project(float (&u)[kBlockL / 2], Ring<kBlockL, kLayout>& ring, int channels, int warpgroup,
+                                        uint32_t release_to) {
+  constexpr bool kPositions = kLayout == Layout::kPositions;
+  constexpr uint32_t kStepA = kMnMajorStep / 16, kStepB = (kPositions ? kMnMajorStep : kKMajorStep) / 16;
+  uint32_t in_flight = 0;
+#pragma unroll 1
+  for (int channel = 0; channel < channels; channel += kBlockC) {
+    barrier_wait(ring.full(), ring.parity);
+    const uint64_t a = mn_major_descriptor(ring.weights() + warpgroup * kPanelBytes, kPanelBytes);
+    const uint64_t b = kPositions ? mn_major_descriptor(ring.features(), kPanelBytes) : k_major_descriptor(ring.features());
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kBlockC / 16; ++k) {
+      // The first product replaces what is in u: zeroing it by instructions would serialise all wgmma.
+      wgmma<T, kBlockL, kPositions>(u, a + k * kStepA, b + k * kStepB, channel + k > 0);
+    }
+    wgmma_commit();
+    if (channel > 0) {
+      wgmma_wait<1>();
+      release(in_flight, release_to);
+    }
+    in_flight = ring.empty();
+    ring.next();
+  }
+  wgmma_wait<0>();
+  wgmma_arrived(u);
+  release(in_flight, release_to);
+}
+
+// U_0 .. U_last of a thread: kLive = 3, an accumulator for every factor.
+template <class T, int kCount, int kLive>
+struct Factors {
+  static_assert(kLive == kFactors);
+  float u[kFactors][kCount];
+
+  __device__ float (&accumulator(int m))[kCount] { return u[m]; }
+  __device__ void finish(int, bool) {}
+  __device__ float value(int m, int k, bool) const { return u[m][k]; }
+};
+
+// kLive = 1: one accumulator, for the factor in flight. Finished ones wait in registers, rounded to the storage type, two
+// neighbouring positions to a word.
+template <class T, int kCount>
+struct Factors<T, kCount, 1> {
+  float u[kCount];
+  uint32_t parked[kFactors - 1][kCount / 2];
+
+  __device__ float (&accumulator(int))[kCount] { return u; }
+  __device__ void finish(int m, bool last) {
+    if (m == kFactors - 1 || last) return;
+#pragma unroll
+    for (int k = 0; k < kCount / 2; ++k) parked[m][k] = pack2<T>(u[2 * k], u[2 * k + 1]);
+  }
+  __device__ float value(int m, int k, bool last) const {
+    if (last) return u[k];
+    const float2 pair = unpack2<T>(parked[m][k / 2]);
+    return k % 2 == 0 ? pair.x : pair.y;
+  }
+};
+
+// Adds the products of one tile to `sums` [row][product], over the positions first + {0, 1} + 8 j below L that the mask
+// leaves.
+template <bool kMasked, int kM, class T, int kCount, int kLive>
+__device__ __forceinline__ void add_products(const MultilinearPoolFwdArgs& args, int b, int first,
+                                             const Factors<T, kCount, kLive>& u, float (&sums)[2][kProducts]) {
+  const MultilinearPoolProblem& problem = args.problem;
+#pragma unroll
+  for (int j = 0; j < kCount / 4; ++j) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int i = first + 8 * j + e;
+      if (i >= problem.L) continue;
+      float weight = 1.f;
+      if constexpr (kMasked) {
+        const int64_t at = b * problem.L + i;
+        if (problem.mask == MaskKind::kBool && static_cast<const uint8_t*>(args.mask)[at] == 0) continue;
+        if (problem.mask == MaskKind::kFloat) weight = static_cast<const float*>(args.mask)[at];
+      }
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const int k = 4 * j + 2 * row + e;
+        const float u_0 = u.value(0, k, false), u_1 = u.value(1, k, kM == 2), u_01 = kMasked ? weight * u_0 * u_1 : u_0 * u_1;
+        sums[row][0] += u_01;
+        if constexpr (kM == 3) {
+          const float u_2 = u.value(2, k, true), weighted = kMasked ? weight * u_2 : u_2;
+          sums[row][1] += u_0 * weighted;
+          sums[row][2] += u_1 * weighted;
+          sums[row][3] += u_01 * u_2;
+        }
+      }
+    }
+  }
+}
+
+// grid: clusters of blocks, see place_of; block: 384 threads; shared: the stages and their barriers. kLive: see Factors.
+template <class T, int kBlockL, int kLive, Layout kLayout>
+__global__ void __launch_bounds__(kThreads, 1)
+    multilinear_pool_fwd_sm90_kernel(const __grid_constant__ FusedParams params) {
+  const MultilinearPoolFwdArgs& args = params.args;
+  const MultilinearPoolProblem& problem = args.problem;
+  const int M = problem.M, rank = static_cast<int>(cluster_rank());
+  const Place place = place_of(static_cast<int>(blockIdx.x), problem, params.cluster);
+  Ring<kBlockL, kLayout> ring{(shared_window(dynamic_shared()) + kAtomBytes - 1) / kAtomBytes * kAtomBytes};
+  const uint32_t sharing = params.cluster.sharing_features(rank) | params.cluster.sharing_weights(rank);
+
+  if (threadIdx.x == 0) {
+    for (auto each = ring; each.parity == 0; each.next()) {
+      barrier_init(each.full(), 1);
+      barrier_init(each.empty(), kConsumerWarps * (params.cluster.b + params.cluster.d - 1));
+    }
+    barrier_init_fence();
+  }
+  __syncwarp();
+  cluster_sync();
+
+  const int warpgroup = threadIdx.x / kWarpgroup;
+  if (warpgroup == 2) {
+    give_registers<kCopyRegisters>();
+    if (threadIdx.x == 2 * kWarpgroup) copy_stages(params, ring, place, rank);
+    __syncwarp();
+    cluster_sync();  // no block leaves while others copy to it or arrive at its barriers
+  } else {
+    take_registers<kMultiplyRegisters>();
+    const int lane = threadIdx.x % kWarpSize, d = place.d + threadIdx.x / kWarpSize * 16 + lane / 4;  // and d + 8
+    float running[2] = {};  // of these two columns, the product that this lane of the quad keeps
+#pragma unroll 1
+    for (int position = 0; position < problem.L; position += kBlockL) {
+      Factors<T, kBlockL / 2, kLive> u;
+#pragma unroll
+      for (int m = 0; m < kFactors; ++m) {
+        if (m >= M) continue;
+        float(&now)[kBlockL / 2] = u.accumulator(m);
+        float bias[2] = {};
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+          if (args.biases[m] != nullptr && d + 8 * row < problem.D) bias[row] = args.biases[m][d + 8 * row];
+        }
+        project<T>(now, ring, static_cast<int>(problem.C[m]), warpgroup, sharing);
+#pragma unroll
+        for (int k = 0; k < kBlockL / 2; ++k) now[k] += bias[k / 2 % 2];
+        if (problem.activation == Activation::kRelu) {
+#pragma unroll
+          for (int k = 0; k < kBlockL / 2; ++k) now[k] = activate(now[k], Activation::kRelu);
+        }
+        u.finish(m, m + 1 == M);
+      }
+
+      float sums[2][kProducts] = {};
+      const int first = position + lane % 4 * 2;
+      if (M == 2) {
+        add_products<true, 2>(args, place.b, first, u, sums);
+      } else if (problem.mask != MaskKind::kNone) {
+        add_products<true, 3>(args, place.b, first, u, sums);
+      } else {
+        add_products<false, 3>(args, place.b, first, u, sums);
+      }
+#pragma unroll
+      for (int product = 0; product < kProducts; ++product) {
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+          const float sum = quad_sum(sums[row][product]);
+          if (lane % 4 == product) running[row] += sum;
+        }
+      }
+    }
+    for (int q = 0; q < problem.interactions.count; ++q) {
+      if (params.product[q] != lane % 4 || place.b >= problem.B) continue;
+      float* row = args.p + (static_cast<int64_t>(place.b) * problem.interactions.count + q) * problem.D;
+      if (d < problem.D) row[d] = running[0];
+      if (d + 8 < problem.D) row[d + 8] = running[1];
+    }
+    __syncwarp();
+    cluster_sync();
+  }
+}
+
+// What the copy engine sees of a feature: `last` false: whole tiles of positions (or all of it where channels are
+// contiguous); true: the positions after them.
+TensorView feature_view(const MultilinearPoolProblem& problem, int m, const FeatureView& x, int block_l, Layout layout,
+                        Cluster cluster, bool last) {
+  const int rows = feature_rows(block_l, layout, cluster.d);
+  const int64_t bytes_b = 2 * x.stride_b, bytes_l = 2 * x.stride_l, bytes_c = 2 * x.stride_c;
+  if (layout == Layout::kChannels) {
+    return {x.data, {problem.C[m], 1, problem.L, problem.B}, {bytes_l, bytes_l, bytes_b}, rows};
+  }
+  const int64_t whole = problem.L / block_l, rest = problem.L % block_l;
+  if (!last) return {x.data, {block_l, whole, problem.C[m], problem.B}, {2 * block_l, bytes_c, bytes_b}, rows};
+  return {static_cast<const uint16_t*>(x.data) + whole * block_l,
+          {rest, 1, problem.C[m], problem.B},
+          {2 * block_l, bytes_c, bytes_b},
+          rows};
+}
+
+Status encode(TensorView view, DType dtype, TensorMap* map) {
+  // The stride of a dimension of size 1 is never used; torch may give it any value.
+  for (int k = 0; k < 3; ++k) view.stride[k] = view.size[k + 1] == 1 ? 16 : view.stride[k];
+  if (can_map(view)) return encode_tensor_map(view, dtype, map);
+  return Status::error(
+      "multilinear_pool_fwd_sm90: the copy engine reads addresses and strides that are multiples of 16 bytes");
+}
+
+Status encode_operands(FusedParams* params, int block_l, Layout layout) {
+  const MultilinearPoolProblem& problem = params->args.problem;
+  const Cluster cluster = params->cluster;
+  const bool whole = layout == Layout::kChannels || problem.L >= block_l;
+  const bool rest = layout == Layout::kPositions && problem.L % block_l > 0;
+  TensorView views[3 * kFactors];
+  TensorMap* maps[3 * kFactors];
+  int count = 0;
+  const auto add = [&](const TensorView& view, TensorMap* map) {
+    views[count] = view;
+    maps[count++] = map;
+  };
+  for (int m = 0; m < problem.M; ++m) {
+    const WeightView& w = params->args.weights[m];
+    const FeatureView& x = params->args.features[m];
+    add({w.data, {problem.D, 1, problem.C[m], 1}, {16, 2 * w.stride_c, 16}, kBlockC / cluster.b}, &params->weights[m]);
+    if (whole) add(feature_view(problem, m, x, block_l, layout, cluster, false), &params->features[m]);
+    if (rest) add(feature_view(problem, m, x, block_l, layout, cluster, true), &params->last[m]);
+  }
+  for (int k = 0; k < count; ++k) {
+    const Status status = encode(views[k], problem.dtype, maps[k]);
+    if (!status.ok()) return status;
+  }
+  return Status();
+}
+
+template <class T, int kBlockL, int kLive, Layout kLayout>
+Status launch_tile(FusedParams& params, void* stream) {
+  const MultilinearPoolProblem& problem = params.args.problem;
+  const Status status = encode_operands(&params, kBlockL, kLayout);
+  if (!status.ok()) return status;
+  return launch_clusters("multilinear_pool_fwd_sm90", multilinear_pool_fwd_sm90_kernel<T, kBlockL, kLive, kLayout>,
+                         blocks(problem, params.cluster), kThreads, shared_bytes(kBlockL, kLayout), params.cluster.size(),
+                         stream, params);
+}
+
+// Calls launch_tile for the tile that the plan names.
+template <class T, Layout kLayout, size_t kIndex = 0>
+Status launch_planned(FusedParams& params, const MultilinearPoolCudaPlan& plan, void* stream) {
+  if constexpr (kIndex < std::size(kTiles)) {
+    constexpr Tile kTile = kTiles[kIndex];
+    if (plan.block_l == kTile.block_l && plan.live == kTile.live) {
+      return launch_tile<T, kTile.block_l, kTile.live, kLayout>(params, stream);
+    }
+    return launch_planned<T, kLayout, kIndex + 1>(params, plan, stream);
+  } else {
+    return Status::error("multilinear_pool_fwd_sm90: the plan has no such tile");
+  }
+}
+
+}  // namespace
+
+Status launch_multilinear_pool_fwd_sm90(const MultilinearPoolFwdArgs& args, const MultilinearPoolCudaPlan& plan,
+                                        void* stream) {
+  const MultilinearPoolProblem& problem = args.problem;
+  if (problem.B == 0 || problem.D == 0) return Status();
+  FusedParams params{args, {plan.cluster_b, plan.cluster_d}, {}, {}, {}, {}};
+  bool fits = (problem.M == 2 || problem.M == 3) && problem.L > 0 && problem.dtype != DType::kFloat32;
+  bool positions = true, channels = true;
+  for (int m = 0; fits && m < problem.M; ++m) {
+    fits = problem.C[m] > 0 && args.weights[m].stride_d == 1 && args.projections[m] == nullptr;
+    positions = positions && args.features[m].stride_l == 1;
+    channels = channels && args.features[m].stride_c == 1;
+  }
+  for (int q = 0; fits && q < problem.interactions.count; ++q) {
+    params.product[q] = product_of(problem.interactions, q);
+    fits = params.product[q] >= 0;
+  }
+  if (!fits || !(positions || channels)) {
+    return Status::error("multilinear_pool_fwd_sm90: the fused kernel cannot take these operands");
+  }
+  const auto launch_as = [&](auto type) {
+    using T = decltype(type);
+    return positions ? launch_planned<T, Layout::kPositions>(params, plan, stream)
+                     : launch_planned<T, Layout::kChannels>(params, plan, stream);
+  };
+  return problem.dtype == DType::kFloat16 ? launch_as(__half{}) : launch_as(__nv_bfloat16{});
+}
+
+}  // namespace c2f
