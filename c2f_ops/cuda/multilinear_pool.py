@@ -14,7 +14,7 @@ from .._encoding import DTYPES, address, encode, size_obstacle, strided
 from .._ops.problem import Problem, layout_of
 from .._validated import unvalidated as _unvalidated
 from .._validated import validated
-from . import current_stream, device_facts, device_obstacle, unavailable
+from . import built_for, current_stream, device_facts, device_obstacle, unavailable
 
 __all__ = [
     "algorithm",
@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 _OP = "multilinear_pool"
+_SM90 = "90a"
+Wish = tuple[int, int, int, int]  # a tile of the sm_90a kernel: FusedWish of c2f/multilinear_pool.h
+_NO_WISH: Wish = (0, 0, 1, 1)
 _LAYOUTS = {"positions": 0, "channels": 1, "strided": 2}  # Layout of c2f/multilinear_pool.h
 
 
@@ -38,7 +41,7 @@ def unsupported(problem: Problem, algo: str) -> str | None:
         return why
     if algo == "fused":
         plan = plan_of(problem)
-        return None if plan["block_l"] else plan["reason"]
+        return plan["reason"] if plan["fused"] == "chunked" else None
     return None
 
 
@@ -52,8 +55,7 @@ def algorithm(problem: Problem, algo: str) -> str:
     if algo != "direct":
         return algo
     kernel = plan_of(problem)["kernel"]
-    capability = torch.cuda.get_device_capability(problem.device)
-    return "fused" if kernel != "chunked" and validated(_OP, kernel, capability) else "chunked"
+    return "fused" if kernel != "chunked" and _is_validated(problem, kernel) else "chunked"
 
 
 def describe(problem: Problem, algo: str) -> str:
@@ -62,10 +64,23 @@ def describe(problem: Problem, algo: str) -> str:
 
 
 def plan_of(problem: Problem) -> dict[str, Any]:
-    """The plan of the kernels for ``problem`` on its device, name -> value."""
+    """The plan of the kernels for ``problem`` on its device, name -> value.
+
+    Where two fused kernels can run and records validate only the older one, it is planned; else the newer one.
+    """
+    newer, older = _plan(problem, sm90a=True), _plan(problem, sm90a=False)
+    only_older = _is_validated(problem, older["fused"]) and not _is_validated(problem, newer["fused"])
+    return older if newer["fused"] != older["fused"] and only_older else newer
+
+
+def _plan(problem: Problem, *, sm90a: bool) -> dict[str, Any]:
     return _native.module().multilinear_pool_cuda_plan(
-        encode(problem), _LAYOUTS[problem.layout], device_facts(problem.device)
+        encode(problem), _LAYOUTS[problem.layout], (*device_facts(problem.device), sm90a and built_for(_SM90))
     )
+
+
+def _is_validated(problem: Problem, kernel: str) -> bool:
+    return validated(_OP, kernel, torch.cuda.get_device_capability(problem.device))
 
 
 def multilinear_pool_fwd(
@@ -144,8 +159,15 @@ def fused_fwd(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
     mask: Tensor | None,
+    kernel: str = "",
+    wish: Wish = _NO_WISH,
 ) -> Tensor:
-    """Pool by the fused kernel -> p ``[B, Q, D]``; raises RuntimeError where it cannot run."""
+    """Pool by the fused kernel -> p ``[B, Q, D]``; raises RuntimeError where it cannot run.
+
+    ``kernel``: "fused_sm80" or "fused_sm90"; empty, the planned one. ``wish``: a tile of the latter to take, (positions,
+    accumulators, blocks of a cluster along samples, along columns).
+    """
+    kernel = kernel or plan_of(problem)["fused"]
     weights = [w if w.stride(1) == 1 else w.contiguous() for w in weights]
     p = features[0].new_empty((problem.batch, len(problem.interactions), problem.width), dtype=torch.float32)
     _native.module().multilinear_pool_cuda_fwd(
@@ -156,7 +178,8 @@ def fused_fwd(
         address(mask),
         p.data_ptr(),
         _LAYOUTS[problem.layout],
-        device_facts(problem.device),
+        (*device_facts(problem.device), kernel == "fused_sm90" and built_for(_SM90)),
+        wish,
         current_stream(problem.device),
     )
     return p

@@ -239,6 +239,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     cluster_sync();  // no block leaves while others copy to it or arrive at its barriers
   } else {
     take_registers<kMultiplyRegisters>();
+    const int b = min(place.b, static_cast<int>(problem.B) - 1);  // whose mask a block beyond the samples may read
     const int lane = threadIdx.x % kWarpSize, d = place.d + threadIdx.x / kWarpSize * 16 + lane / 4;  // and d + 8
     float running[2] = {};  // of these two columns, the product that this lane of the quad keeps
 #pragma unroll 1
@@ -266,11 +267,11 @@ __global__ void __launch_bounds__(kThreads, 1)
       float sums[2][kProducts] = {};
       const int first = position + lane % 4 * 2;
       if (M == 2) {
-        add_products<true, 2>(args, place.b, first, u, sums);
+        add_products<true, 2>(args, b, first, u, sums);
       } else if (problem.mask != MaskKind::kNone) {
-        add_products<true, 3>(args, place.b, first, u, sums);
+        add_products<true, 3>(args, b, first, u, sums);
       } else {
-        add_products<false, 3>(args, place.b, first, u, sums);
+        add_products<false, 3>(args, b, first, u, sums);
       }
 #pragma unroll
       for (int product = 0; product < kProducts; ++product) {
@@ -283,7 +284,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     for (int q = 0; q < problem.interactions.count; ++q) {
       if (params.product[q] != lane % 4 || place.b >= problem.B) continue;
-      float* row = args.p + (static_cast<int64_t>(place.b) * problem.interactions.count + q) * problem.D;
+      float* row = args.p + (static_cast<int64_t>(b) * problem.interactions.count + q) * problem.D;
       if (d < problem.D) row[d] = running[0];
       if (d + 8 < problem.D) row[d + 8] = running[1];
     }
