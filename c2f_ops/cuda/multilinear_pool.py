@@ -68,19 +68,20 @@ def plan_of(problem: Problem) -> dict[str, Any]:
 
     Where two fused kernels can run and records validate only the older one, it is planned; else the newer one.
     """
-    newer, older = _plan(problem, sm90a=True), _plan(problem, sm90a=False)
-    only_older = _is_validated(problem, older["fused"]) and not _is_validated(problem, newer["fused"])
-    return older if newer["fused"] != older["fused"] and only_older else newer
+    newer = _plan(problem, sm90a=built_for(_SM90))
+    if newer["fused"] != "fused_sm90" or _is_validated(problem, "fused_sm90"):
+        return newer
+    older = _plan(problem, sm90a=False)
+    return older if _is_validated(problem, older["fused"]) else newer
 
 
 def _plan(problem: Problem, *, sm90a: bool) -> dict[str, Any]:
-    return _native.module().multilinear_pool_cuda_plan(
-        encode(problem), _LAYOUTS[problem.layout], (*device_facts(problem.device), sm90a and built_for(_SM90))
-    )
+    facts = device_facts(problem.device)
+    return _native.module().multilinear_pool_cuda_plan(encode(problem), _LAYOUTS[problem.layout], (*facts, sm90a))
 
 
 def _is_validated(problem: Problem, kernel: str) -> bool:
-    return validated(_OP, kernel, torch.cuda.get_device_capability(problem.device))
+    return validated(_OP, kernel, device_facts(problem.device)[:2])
 
 
 def multilinear_pool_fwd(
@@ -167,8 +168,11 @@ def fused_fwd(
     ``kernel``: "fused_sm80" or "fused_sm90"; empty, the planned one. ``wish``: a tile of the latter to take, (positions,
     accumulators, blocks of a cluster along samples, along columns).
     """
-    kernel = kernel or plan_of(problem)["fused"]
     weights = [w if w.stride(1) == 1 else w.contiguous() for w in weights]
+    if not kernel:
+        kernel = plan_of(problem)["fused"]
+        if kernel == "fused_sm90" and not all(map(_can_map, (*features, *weights))):
+            kernel = "fused_sm80"
     p = features[0].new_empty((problem.batch, len(problem.interactions), problem.width), dtype=torch.float32)
     _native.module().multilinear_pool_cuda_fwd(
         encode(problem),
@@ -178,11 +182,17 @@ def fused_fwd(
         address(mask),
         p.data_ptr(),
         _LAYOUTS[problem.layout],
-        (*device_facts(problem.device), kernel == "fused_sm90" and built_for(_SM90)),
+        (*device_facts(problem.device), kernel == "fused_sm90"),
         wish,
         current_stream(problem.device),
     )
     return p
+
+
+def _can_map(x: Tensor) -> bool:
+    """Whether the copy engine of sm_90 can read ``x``, 16-bit: address and strides are multiples of 16 bytes."""
+    strides = [stride for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1 and stride != 1]
+    return x.data_ptr() % 16 == 0 and all(stride > 0 and stride % 8 == 0 for stride in strides)
 
 
 def hadamard_reduce(

@@ -106,6 +106,13 @@ __device__ __forceinline__ void copy_stages(const FusedParams& params, Ring<kBlo
     }
     ring.next();
   }
+  // Other blocks' last arrivals at these barriers: this block must still be there. Nothing else reaches it from outside,
+  // because its own warps wait for all copies.
+#pragma unroll 1
+  for (int stage = 0; stage < ring.kStages; ++stage) {
+    barrier_wait(ring.empty(), ring.parity ^ 1);
+    ring.next();
+  }
 }
 
 // One lane of every warp for every block of `blocks`: this warp has read the stage whose `empty` barrier this is.
@@ -235,8 +242,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (warpgroup == 2) {
     give_registers<kCopyRegisters>();
     if (threadIdx.x == 2 * kWarpgroup) copy_stages(params, ring, place, rank);
-    __syncwarp();
-    cluster_sync();  // no block leaves while others copy to it or arrive at its barriers
   } else {
     take_registers<kMultiplyRegisters>();
     const int b = min(place.b, static_cast<int>(problem.B) - 1);  // whose mask a block beyond the samples may read
@@ -249,12 +254,12 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int m = 0; m < kFactors; ++m) {
         if (m >= M) continue;
         float(&now)[kBlockL / 2] = u.accumulator(m);
+        project<T>(now, ring, static_cast<int>(problem.C[m]), warpgroup, sharing);
         float bias[2] = {};
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
           if (args.biases[m] != nullptr && d + 8 * row < problem.D) bias[row] = args.biases[m][d + 8 * row];
         }
-        project<T>(now, ring, static_cast<int>(problem.C[m]), warpgroup, sharing);
 #pragma unroll
         for (int k = 0; k < kBlockL / 2; ++k) now[k] += bias[k / 2 % 2];
         if (problem.activation == Activation::kRelu) {
@@ -288,8 +293,6 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (d < problem.D) row[d] = running[0];
       if (d + 8 < problem.D) row[d + 8] = running[1];
     }
-    __syncwarp();
-    cluster_sync();
   }
 }
 

@@ -80,10 +80,6 @@ __device__ __forceinline__ void load_box_to(uint32_t blocks, uint32_t shared, co
       : "memory");
 }
 
-__device__ __forceinline__ void prefetch_map(const TensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
 // ---- Clusters ----------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ uint32_t cluster_rank() {

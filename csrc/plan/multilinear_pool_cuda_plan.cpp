@@ -110,6 +110,7 @@ const char* plan_fused_sm90(const MultilinearPoolProblem& problem, Layout layout
       const bool wanted = wish.block_l == 0 || (wish.block_l == tile.block_l && wish.live == tile.live &&
                                                 wish.cluster_b == cluster.b && wish.cluster_d == cluster.d);
       if (!wanted || blocks(problem, cluster) > INT32_MAX) continue;
+      if (shared_bytes(tile.block_l, layout) > device.shared_bytes_per_block) continue;
       const Forecast forecast = forecast_of(problem, tile, cluster, device.num_sms);
       if (least > 0 && forecast.clocks >= least) continue;
       least = forecast.clocks;
@@ -122,7 +123,7 @@ const char* plan_fused_sm90(const MultilinearPoolProblem& problem, Layout layout
       plan->grid = blocks(problem, cluster);
     }
   }
-  if (least == 0) return "sm_80 kernel: that of sm_90a would need more than 2^31 - 1 blocks, or has no such tile";
+  if (least == 0) return "sm_80 kernel: that of sm_90a has no tile that fits";
   plan->fused = CudaKernel::kFusedSm90;
   plan->block_d = kBlockD;
   plan->block_c = kBlockC;

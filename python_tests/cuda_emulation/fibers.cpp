@@ -14,6 +14,7 @@
 #include "cuda_runtime.h"
 #include "fibers.h"
 #include "hopper.h"
+#include "schedule.h"
 
 EmulatedIndex threadIdx, blockIdx;
 
@@ -224,6 +225,7 @@ PYBIND11_MODULE(c2f_cuda_emulation, m) {
   m.def("sabotage", &emulation::sabotage, "Leave out one kind of step of the protocol; empty: none.");
   m.def(
       "fetched_bytes", [] { return emulation::fetched_bytes; }, "What tensor-map copies have read from memory so far.");
+  emulation::bind_schedule(m);
   c2f::bind_class_attentive_supcon_cuda(m);
   c2f::bind_multilinear_pool_cuda(m);
   c2f::bind_signed_sqrt_normalize_cuda(m);

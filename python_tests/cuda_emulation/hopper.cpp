@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
 #include <limits>
@@ -239,8 +240,8 @@ int cluster_rank() { return running_block(); }
 
 void cluster_sync() {
   if (states[running_block()].unfenced) fail("barrier.cluster: barriers were initialised and not fenced");
+  if (leaves_out("meeting")) return;
   const int mine = meetings;
-  if (leaves_out(mine == 0 ? "first meeting" : "last meeting")) return;
   if (++met == blocks_of_cluster() * threads_of_block()) {
     met = 0;
     ++meetings;

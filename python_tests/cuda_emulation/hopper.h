@@ -10,7 +10,7 @@
 namespace emulation {
 
 // Names one kind of step that is left out from now on, so that tests see it missed: "full wait", "empty wait", "wgmma wait",
-// "wgmma fence", "first meeting", "last meeting", "init fence", "release", "expect".
+// "wgmma fence", "meeting" (of the cluster), "init fence", "release", "expect".
 void sabotage(const std::string& step);
 
 extern int64_t fetched_bytes;
