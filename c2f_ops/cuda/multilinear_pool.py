@@ -165,8 +165,8 @@ def fused_fwd(
 ) -> Tensor:
     """Pool by the fused kernel -> p ``[B, Q, D]``; raises RuntimeError where it cannot run.
 
-    ``kernel``: "fused_sm80" or "fused_sm90"; empty, the planned one. ``wish``: a tile of the latter to take, (positions,
-    accumulators, blocks of a cluster along samples, along columns).
+    ``kernel``: "fused_sm80" or "fused_sm90"; empty, the planned one. ``wish``: a tile of the latter to take,
+    (positions, accumulators, blocks of a cluster along samples, along columns).
     """
     weights = [w if w.stride(1) == 1 else w.contiguous() for w in weights]
     if not kernel:

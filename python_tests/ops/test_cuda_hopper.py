@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from c2f_ops.bench.gpu_multilinear_pool import CLUSTERS, TILES
 
 from c2f_ops import FBP, HBP, MLP, TRILINEAR, _native
 from c2f_ops._encoding import encode
@@ -18,8 +19,6 @@ from c2f_ops.reference import multilinear_pool as reference
 from c2f_ops.testing import TOLERANCES, relative_error
 
 H200 = (9, 0, 132, 227 << 10, 60 << 20)
-CLUSTERS = [(1, 1), (1, 2), (2, 1), (2, 2)]  # blocks along samples, along columns
-TILES = [(112, 3), (128, 3), (64, 1), (128, 1), (192, 1), (200, 1), (208, 1)]  # positions, accumulators
 SETS = [MLP, HBP, FBP, TRILINEAR, ((2, 1), (2, 1, 0), (0, 2))]
 
 
@@ -89,8 +88,9 @@ def error(p, tensors, interactions, activation="none"):
     return max(relative_error(p[:, q], truth[:, q]) for q in range(len(interactions)))
 
 
-# Each tile with each cluster and layout; the other properties take turns. Channels that end inside a block of 64 and are
-# odd where that is possible, positions that end inside a tile or fill it, columns and samples that do not fill the clusters.
+# Each tile with each cluster and layout; the other properties take turns. Channels that end inside a block of 64 and
+# are odd where that is possible, positions that end inside a tile or fill it, columns and samples that do not fill the
+# clusters.
 EVERY = [
     (tile, cluster, layout, n)
     for n, (tile, cluster, layout) in enumerate(itertools.product(TILES, CLUSTERS, ("positions", "channels")))
@@ -112,13 +112,15 @@ def test_every_tile_and_cluster(device, request, tile, cluster, layout, n):
 
 
 def test_tiles_are_those_of_the_kernel(hopper):
-    assert hopper.sm90_tiles() == TILES
+    assert hopper.sm90_tiles() == list(TILES)
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
 @pytest.mark.parametrize("layout", ["positions", "channels"])
 def test_nan_stays_in_its_sample_and_out_of_masked_positions(device, cluster, layout):
-    features, weights, biases, mask = operands(device, torch.bfloat16, B=4, L=72, C=(8, 64, 16), D=16, mask="bool", layout=layout)
+    features, weights, biases, mask = operands(
+        device, torch.bfloat16, B=4, L=72, C=(8, 64, 16), D=16, mask="bool", layout=layout
+    )
     mask[1, 5], mask[:, 6] = True, False
     wish = (64, 1, *cluster)
     clean = pool((features, weights, biases, mask), MLP, wish=wish)
