@@ -14,7 +14,8 @@ using WishTuple = std::tuple<int32_t, int32_t, int32_t, int32_t>;
 MultilinearPoolCudaPlan make_plan(const MultilinearPoolProblem& problem, int32_t layout, const DeviceTuple& facts,
                                   const WishTuple& wish_tuple) {
   CudaDevice device;
-  std::tie(device.major, device.minor, device.num_sms, device.shared_bytes_per_block, device.l2_bytes, device.sm90a) = facts;
+  std::tie(device.major, device.minor, device.num_sms, device.shared_bytes_per_block, device.l2_bytes, device.sm90a) =
+      facts;
   FusedWish wish;
   std::tie(wish.block_l, wish.live, wish.cluster_b, wish.cluster_d) = wish_tuple;
   MultilinearPoolCudaPlan plan;
@@ -120,7 +121,8 @@ void hadamard_grad(const ProblemTuple& problem, const ChunkTuple& chunk, const s
 
 void bind_multilinear_pool_cuda(py::module_& m) {
   m.def("multilinear_pool_cuda_plan", &plan, py::arg("problem"), py::arg("layout"), py::arg("device"),
-        py::arg("wish") = WishTuple{0, 0, 1, 1}, "Kernel, tiles and chunks for a device, name -> value. Needs no GPU and no CUDA build.");
+        py::arg("wish") = WishTuple{0, 0, 1, 1},
+        "Kernel, tiles and chunks for a device, name -> value. Needs no GPU and no CUDA build.");
 #ifdef C2F_HAS_CUDA
   m.def("multilinear_pool_cuda_fwd", &forward, py::arg("problem"), py::arg("features"), py::arg("weights"),
         py::arg("biases"), py::arg("mask"), py::arg("p"), py::arg("layout"), py::arg("device"), py::arg("wish"),

@@ -1,27 +1,28 @@
-// Fully fused forward of multilinear_pool for sm_90a: projections, bias, activation, products and the sum over positions in
-// one kernel; no projection reaches memory.
+// Fully fused forward of multilinear_pool for sm_90a: projections, bias, activation, products and the sum over
+// positions in one kernel; no projection reaches memory.
 //
-//               positions (N of wgmma), one tile of kBlockL after the other
-//             +---------------------------------+
-//   128       | warpgroup 0: 64 x kBlockL of U_m |     For each tile of positions, for each factor m, for each 64 channels:
-//   columns   +---------------------------------+     one stage = weights [64 channels][128 columns] and features
-//   (M)       | warpgroup 1: 64 x kBlockL of U_m |     [64 channels][kBlockL] (NCHW) or [kBlockL][64 channels] (NLC, NHWC),
-//             +---------------------------------+     copied by warpgroup 2 through tensor maps, as they lie in memory.
+//              positions (N of wgmma), one tile of kBlockL after the other
+//            +----------------------------------+
+//   128      | warpgroup 0: 64 x kBlockL of U_m |   for each tile of positions, each factor m, each 64 channels,
+//   columns  +----------------------------------+   a stage: weights [64 channels][128 columns] and features
+//   (M)      | warpgroup 1: 64 x kBlockL of U_m |   [64 channels][kBlockL] (NCHW) or [kBlockL][64 channels] (NLC),
+//            +----------------------------------+   copied by warpgroup 2 through tensor maps, as they lie in memory
 //
-// A block owns a sample and 128 columns. Both operands come from shared memory by descriptor; W, whose columns are contiguous,
-// and NCHW features are read transposed there (16-bit types only: float32 has no such form). A thread holds two columns and a
-// quarter of the positions of a tile, so it sums products over positions in registers, a quad of lanes adds up, and p is
-// written once, by one thread, in one order: no atomics. Blocks of a cluster copy slices of what they share to each other.
+// A block owns a sample and 128 columns. Both operands come from shared memory by descriptor; W, whose columns are
+// contiguous, and NCHW features are read transposed there (16-bit types only: float32 has no such form). A thread holds
+// two columns and a quarter of the positions of a tile, so it sums products over positions in registers, a quad of
+// lanes adds up, and p is written once, by one thread, in one order: no atomics. Blocks of a cluster copy slices of
+// what they share to each other.
 #include <iterator>
 
 #include "c2f/multilinear_pool.h"
+#include "cuda/fused_sm90_factors.cuh"
 #include "cuda/interactions.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/matrix_descriptor.h"
 #include "cuda/products.cuh"
 #include "cuda/reduce.cuh"
 #include "cuda/sm90.cuh"
-#include "cuda/vec.cuh"
 #include "plan/fused_sm90_tile.h"
 
 namespace c2f {
@@ -29,7 +30,6 @@ namespace {
 
 using namespace fused_sm90;
 
-constexpr int kFactors = 3;
 constexpr int kWarpgroup = 128;
 constexpr int kConsumerWarps = 8;
 // 384 threads start with 168 registers each; afterwards 128 x 24 + 256 x 240 = 64512 of the 65536.
@@ -38,14 +38,12 @@ constexpr int kCopyRegisters = 24, kMultiplyRegisters = 240;
 struct FusedParams {
   MultilinearPoolFwdArgs args;
   Cluster cluster;
-  int32_t product[kMaxInteractions];  // which of the kProducts sums output q is
-  // Where positions are contiguous, `features` has whole tiles of them as a dimension and `last` the rest, so that the part
-  // of a 64-wide box beyond the tile is outside the tensor: zero, and not fetched.
-  TensorMap weights[kFactors], features[kFactors], last[kFactors];
+  int32_t product[kMaxInteractions];                                // which of the kProducts sums output q is
+  TensorMap weights[kFactors], features[kFactors], last[kFactors];  // see cuda/tensor_view.h
 };
 
-// The stages and their barriers: `full` once all bytes have come, `empty` once all that read them, here and in the blocks
-// that this one copies to, are done. Producer and consumers each walk it with their own index and parity.
+// The stages and their barriers: `full` once all bytes have come, `empty` once all that read them, here and in the
+// blocks that this one copies to, are done. Producer and consumers each walk it with their own index and parity.
 template <int kBlockL, Layout kLayout>
 struct Ring {
   static constexpr int kStages = stages(kBlockL, kLayout), kStageBytes = stage_bytes(kBlockL, kLayout);
@@ -66,7 +64,8 @@ struct Ring {
 
 // Copies this block's slices of every stage, to all blocks that share them. One thread.
 template <int kBlockL, Layout kLayout>
-__device__ __forceinline__ void copy_stages(const FusedParams& params, Ring<kBlockL, kLayout> ring, Place place, int rank) {
+__device__ __forceinline__ void copy_stages(const FusedParams& params, Ring<kBlockL, kLayout> ring, Place place,
+                                            int rank) {
   constexpr bool kPositions = kLayout == Layout::kPositions;
   const MultilinearPoolProblem& problem = params.args.problem;
   const Cluster cluster = params.cluster;
@@ -76,7 +75,7 @@ __device__ __forceinline__ void copy_stages(const FusedParams& params, Ring<kBlo
   const uint32_t weight_blocks = cluster.sharing_weights(rank), feature_blocks = cluster.sharing_features(rank);
   const int whole = static_cast<int>(problem.L) / kBlockL;
 
-  const auto load = [&](uint32_t blocks, uint32_t target, const TensorMap* map, const int(&x)[4]) {
+  const auto load = [&](uint32_t blocks, uint32_t target, const TensorMap* map, const int (&x)[4]) {
     if ((blocks & (blocks - 1)) == 0) {
       load_box(target, map, ring.full(), x);
     } else {
@@ -106,8 +105,8 @@ __device__ __forceinline__ void copy_stages(const FusedParams& params, Ring<kBlo
     }
     ring.next();
   }
-  // Other blocks' last arrivals at these barriers: this block must still be there. Nothing else reaches it from outside,
-  // because its own warps wait for all copies.
+  // Other blocks' last arrivals at these barriers: this block must still be there. Nothing else reaches it from
+  // outside, because its own warps wait for all copies.
 #pragma unroll 1
   for (int stage = 0; stage < ring.kStages; ++stage) {
     barrier_wait(ring.empty(), ring.parity ^ 1);
@@ -123,8 +122,8 @@ __device__ __forceinline__ void release(uint32_t empty, uint32_t blocks) {
 
 // u = the warpgroup's 64 columns of W' X' for kBlockL positions.
 template <class T, int kBlockL, Layout kLayout>
-__device__ __forceinline__ void project(float (&u)[kBlockL / 2], Ring<kBlockL, kLayout>& ring, int channels, int warpgroup,
-                                        uint32_t release_to) {
+__device__ __forceinline__ void project(float (&u)[kBlockL / 2], Ring<kBlockL, kLayout>& ring, int channels,
+                                        int warpgroup, uint32_t release_to) {
   constexpr bool kPositions = kLayout == Layout::kPositions;
   constexpr uint32_t kStepA = kMnMajorStep / 16, kStepB = (kPositions ? kMnMajorStep : kKMajorStep) / 16;
   uint32_t in_flight = 0;
@@ -132,7 +131,8 @@ __device__ __forceinline__ void project(float (&u)[kBlockL / 2], Ring<kBlockL, k
   for (int channel = 0; channel < channels; channel += kBlockC) {
     barrier_wait(ring.full(), ring.parity);
     const uint64_t a = mn_major_descriptor(ring.weights() + warpgroup * kPanelBytes, kPanelBytes);
-    const uint64_t b = kPositions ? mn_major_descriptor(ring.features(), kPanelBytes) : k_major_descriptor(ring.features());
+    const uint64_t b =
+        kPositions ? mn_major_descriptor(ring.features(), kPanelBytes) : k_major_descriptor(ring.features());
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kBlockC / 16; ++k) {
@@ -152,72 +152,8 @@ __device__ __forceinline__ void project(float (&u)[kBlockL / 2], Ring<kBlockL, k
   release(in_flight, release_to);
 }
 
-// U_0 .. U_last of a thread: kLive = 3, an accumulator for every factor.
-template <class T, int kCount, int kLive>
-struct Factors {
-  static_assert(kLive == kFactors);
-  float u[kFactors][kCount];
-
-  __device__ float (&accumulator(int m))[kCount] { return u[m]; }
-  __device__ void finish(int, bool) {}
-  __device__ float value(int m, int k, bool) const { return u[m][k]; }
-};
-
-// kLive = 1: one accumulator, for the factor in flight. Finished ones wait in registers, rounded to the storage type, two
-// neighbouring positions to a word.
-template <class T, int kCount>
-struct Factors<T, kCount, 1> {
-  float u[kCount];
-  uint32_t parked[kFactors - 1][kCount / 2];
-
-  __device__ float (&accumulator(int))[kCount] { return u; }
-  __device__ void finish(int m, bool last) {
-    if (m == kFactors - 1 || last) return;
-#pragma unroll
-    for (int k = 0; k < kCount / 2; ++k) parked[m][k] = pack2<T>(u[2 * k], u[2 * k + 1]);
-  }
-  __device__ float value(int m, int k, bool last) const {
-    if (last) return u[k];
-    const float2 pair = unpack2<T>(parked[m][k / 2]);
-    return k % 2 == 0 ? pair.x : pair.y;
-  }
-};
-
-// Adds the products of one tile to `sums` [row][product], over the positions first + {0, 1} + 8 j below L that the mask
-// leaves.
-template <bool kMasked, int kM, class T, int kCount, int kLive>
-__device__ __forceinline__ void add_products(const MultilinearPoolFwdArgs& args, int b, int first,
-                                             const Factors<T, kCount, kLive>& u, float (&sums)[2][kProducts]) {
-  const MultilinearPoolProblem& problem = args.problem;
-#pragma unroll
-  for (int j = 0; j < kCount / 4; ++j) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const int i = first + 8 * j + e;
-      if (i >= problem.L) continue;
-      float weight = 1.f;
-      if constexpr (kMasked) {
-        const int64_t at = b * problem.L + i;
-        if (problem.mask == MaskKind::kBool && static_cast<const uint8_t*>(args.mask)[at] == 0) continue;
-        if (problem.mask == MaskKind::kFloat) weight = static_cast<const float*>(args.mask)[at];
-      }
-#pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        const int k = 4 * j + 2 * row + e;
-        const float u_0 = u.value(0, k, false), u_1 = u.value(1, k, kM == 2), u_01 = kMasked ? weight * u_0 * u_1 : u_0 * u_1;
-        sums[row][0] += u_01;
-        if constexpr (kM == 3) {
-          const float u_2 = u.value(2, k, true), weighted = kMasked ? weight * u_2 : u_2;
-          sums[row][1] += u_0 * weighted;
-          sums[row][2] += u_1 * weighted;
-          sums[row][3] += u_01 * u_2;
-        }
-      }
-    }
-  }
-}
-
-// grid: clusters of blocks, see place_of; block: 384 threads; shared: the stages and their barriers. kLive: see Factors.
+// grid: clusters of blocks, see place_of; block: 384 threads; shared: the stages and their barriers. kLive: how the
+// factors of a tile are kept, see Factors.
 template <class T, int kBlockL, int kLive, Layout kLayout>
 __global__ void __launch_bounds__(kThreads, 1)
     multilinear_pool_fwd_sm90_kernel(const __grid_constant__ FusedParams params) {
@@ -245,15 +181,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     take_registers<kMultiplyRegisters>();
     const int b = min(place.b, static_cast<int>(problem.B) - 1);  // whose mask a block beyond the samples may read
+    const int L = static_cast<int>(problem.L);
     const int lane = threadIdx.x % kWarpSize, d = place.d + threadIdx.x / kWarpSize * 16 + lane / 4;  // and d + 8
     float running[2] = {};  // of these two columns, the product that this lane of the quad keeps
 #pragma unroll 1
-    for (int position = 0; position < problem.L; position += kBlockL) {
+    for (int position = 0; position < L; position += kBlockL) {
       Factors<T, kBlockL / 2, kLive> u;
 #pragma unroll
       for (int m = 0; m < kFactors; ++m) {
         if (m >= M) continue;
-        float(&now)[kBlockL / 2] = u.accumulator(m);
+        float (&now)[kBlockL / 2] = u.accumulator(m);
         project<T>(now, ring, static_cast<int>(problem.C[m]), warpgroup, sharing);
         float bias[2] = {};
 #pragma unroll
@@ -296,31 +233,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// What the copy engine sees of a feature: `last` false: whole tiles of positions (or all of it where channels are
-// contiguous); true: the positions after them.
-TensorView feature_view(const MultilinearPoolProblem& problem, int m, const FeatureView& x, int block_l, Layout layout,
-                        Cluster cluster, bool last) {
-  const int rows = feature_rows(block_l, layout, cluster.d);
-  const int64_t bytes_b = 2 * x.stride_b, bytes_l = 2 * x.stride_l, bytes_c = 2 * x.stride_c;
-  if (layout == Layout::kChannels) {
-    return {x.data, {problem.C[m], 1, problem.L, problem.B}, {bytes_l, bytes_l, bytes_b}, rows};
-  }
-  const int64_t whole = problem.L / block_l, rest = problem.L % block_l;
-  if (!last) return {x.data, {block_l, whole, problem.C[m], problem.B}, {2 * block_l, bytes_c, bytes_b}, rows};
-  return {static_cast<const uint16_t*>(x.data) + whole * block_l,
-          {rest, 1, problem.C[m], problem.B},
-          {2 * block_l, bytes_c, bytes_b},
-          rows};
-}
-
-Status encode(TensorView view, DType dtype, TensorMap* map) {
-  // The stride of a dimension of size 1 is never used; torch may give it any value.
-  for (int k = 0; k < 3; ++k) view.stride[k] = view.size[k + 1] == 1 ? 16 : view.stride[k];
-  if (can_map(view)) return encode_tensor_map(view, dtype, map);
-  return Status::error(
-      "multilinear_pool_fwd_sm90: the copy engine reads addresses and strides that are multiples of 16 bytes");
-}
-
+// Encodes what `params` needs for this tile.
 Status encode_operands(FusedParams* params, int block_l, Layout layout) {
   const MultilinearPoolProblem& problem = params->args.problem;
   const Cluster cluster = params->cluster;
@@ -336,12 +249,16 @@ Status encode_operands(FusedParams* params, int block_l, Layout layout) {
   for (int m = 0; m < problem.M; ++m) {
     const WeightView& w = params->args.weights[m];
     const FeatureView& x = params->args.features[m];
-    add({w.data, {problem.D, 1, problem.C[m], 1}, {16, 2 * w.stride_c, 16}, kBlockC / cluster.b}, &params->weights[m]);
-    if (whole) add(feature_view(problem, m, x, block_l, layout, cluster, false), &params->features[m]);
-    if (rest) add(feature_view(problem, m, x, block_l, layout, cluster, true), &params->last[m]);
+    add(weight_view(problem, m, w, cluster), &params->weights[m]);
+    if (whole) add(feature_view(problem, m, x, block_l, layout, cluster), &params->features[m]);
+    if (rest) add(last_view(problem, m, x, block_l, cluster), &params->last[m]);
   }
   for (int k = 0; k < count; ++k) {
-    const Status status = encode(views[k], problem.dtype, maps[k]);
+    if (!can_map(views[k])) {
+      return Status::error(
+          "multilinear_pool_fwd_sm90: the copy engine reads addresses and strides that are multiples of 16 bytes");
+    }
+    const Status status = encode_tensor_map(views[k], problem.dtype, maps[k]);
     if (!status.ok()) return status;
   }
   return Status();
@@ -353,8 +270,8 @@ Status launch_tile(FusedParams& params, void* stream) {
   const Status status = encode_operands(&params, kBlockL, kLayout);
   if (!status.ok()) return status;
   return launch_clusters("multilinear_pool_fwd_sm90", multilinear_pool_fwd_sm90_kernel<T, kBlockL, kLive, kLayout>,
-                         blocks(problem, params.cluster), kThreads, shared_bytes(kBlockL, kLayout), params.cluster.size(),
-                         stream, params);
+                         blocks(problem, params.cluster), kThreads, shared_bytes(kBlockL, kLayout),
+                         params.cluster.size(), stream, params);
 }
 
 // Calls launch_tile for the tile that the plan names.

@@ -1,5 +1,5 @@
-// Tensor maps: how the copy engine of sm_90 sees an operand. Encoded by the driver, which is found at run time: nothing links
-// to it, and the library loads without one.
+// Tensor maps: how the copy engine of sm_90 sees an operand. Encoded by the driver, which is found at run time: nothing
+// links to it, and the library loads without one.
 #pragma once
 
 #include <cuda.h>

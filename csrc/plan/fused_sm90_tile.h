@@ -5,12 +5,12 @@
 
 namespace c2f::fused_sm90 {
 
-inline constexpr int kThreads = 384;      // two warpgroups that multiply, one that copies
-inline constexpr int kBlockD = 128;       // 64 columns, the M of wgmma, for each warpgroup that multiplies
-inline constexpr int kBlockC = 64;        // channels of a stage: 128 bytes, the span of the swizzle
-inline constexpr int kAtomBytes = 1024;   // the swizzle repeats every 8 rows of 128 bytes; tiles start at such addresses
+inline constexpr int kThreads = 384;     // two warpgroups that multiply, one that copies
+inline constexpr int kBlockD = 128;      // 64 columns, the M of wgmma, for each warpgroup that multiplies
+inline constexpr int kBlockC = 64;       // channels of a stage: 128 bytes, the span of the swizzle
+inline constexpr int kAtomBytes = 1024;  // the swizzle repeats every 8 rows of 128 bytes; tiles start at such addresses
 inline constexpr int kMaxStages = 6;
-inline constexpr int kSampleGroup = 8;    // samples that run together and share weights in L2
+inline constexpr int kSampleGroup = 8;  // samples that run together and share weights in L2
 inline constexpr int64_t kMaxShared = 227 << 10;
 
 // Tiles that are compiled. `live`: float32 accumulators, one for each factor, or one for the factor in flight while the
@@ -23,8 +23,8 @@ inline constexpr Tile kTiles[] = {{112, 3}, {128, 3}, {64, 1}, {128, 1}, {192, 1
 
 constexpr int64_t divide_up(int64_t value, int64_t step) { return (value + step - 1) / step; }
 
-// Blocks of a cluster: `b` neighbouring samples share their weights, `d` neighbouring tiles of columns their features, both 1
-// or 2. Every block copies its slice of what is shared, to all that share it.
+// Blocks of a cluster: `b` neighbouring samples share their weights, `d` neighbouring tiles of columns their features,
+// both 1 or 2. Every block copies its slice of what is shared, to all that share it.
 struct Cluster {
   int b = 1, d = 1;
   constexpr int size() const { return b * d; }
@@ -70,7 +70,8 @@ constexpr int64_t blocks(const MultilinearPoolProblem& problem, Cluster cluster)
 }
 
 // Sample and first column of a block: groups of kSampleGroup samples one after the other, samples fastest inside a
-// group. A block that only completes its cluster has b >= B or d >= D: it copies and computes zeros, and writes nothing.
+// group. A block that only completes its cluster has b >= B or d >= D: it copies and computes zeros, and writes
+// nothing.
 struct Place {
   int b, d;
 };
@@ -102,10 +103,8 @@ struct Step {
 // Sizes that the kernel counts in 32 bits.
 inline constexpr int64_t kMaxSize = int64_t{1} << 30;
 
-// ---- What limits the rate of the tensor cores --------------------------------------------------------------------------
-
-// What L2 gives each multiprocessor in a clock while all of them read. An assumption that waits for a measurement: published
-// figures for Hopper lie between 24 and 40.
+// The model of what limits the rate of the tensor cores. What L2 gives each multiprocessor in a clock while all of
+// them read is an assumption that waits for a measurement: published figures for Hopper lie between 24 and 40 bytes.
 inline constexpr double kL2Bytes = 32;
 inline constexpr double kSharedBytes = 128, kMultiplyAdds = 2048;  // of a multiprocessor in a clock, 16-bit operands
 
@@ -121,8 +120,8 @@ constexpr StageClocks stage_clocks(int block_l, Cluster cluster) {
           (weights / cluster.b + features / cluster.d) / kL2Bytes};
 }
 
-// Modelled clocks of the whole problem, their share of what the tensor cores alone would need for the bare problem, and what
-// lowers it most.
+// Modelled clocks of the whole problem, their share of what the tensor cores alone would need for the bare problem, and
+// what lowers it most.
 struct Forecast {
   double clocks, limit;
   const char* bound;
@@ -138,7 +137,8 @@ constexpr Forecast forecast_of(const MultilinearPoolProblem& problem, Tile tile,
   }
   steps *= divide_up(problem.L, tile.block_l);
   // A cluster lies in one group of 16 or 18 multiprocessors, so clusters of four leave some of them idle.
-  const int usable = cluster.size() == 4 && num_sms >= 16 ? num_sms / 16 * 16 : num_sms / cluster.size() * cluster.size();
+  const int usable =
+      cluster.size() == 4 && num_sms >= 16 ? num_sms / 16 * 16 : num_sms / cluster.size() * cluster.size();
   const int64_t grid = blocks(problem, cluster), waves = divide_up(grid, usable > 0 ? usable : 1);
   const double useful = static_cast<double>(problem.B) * static_cast<double>(problem.D) *
                         static_cast<double>(problem.L) * static_cast<double>(channels);  // multiply-adds

@@ -93,8 +93,9 @@ extern EmulatedIndex threadIdx, blockIdx;
 inline void __syncthreads() { emulation::meet_block(); }
 inline void __syncwarp() {
   char nothing = 0;
-  emulation::meet_warp("syncwarp", [](const unsigned char (*)[emulation::kPayloadBytes],
-                                      unsigned char (*)[emulation::kPayloadBytes]) {}, &nothing, 1);
+  emulation::meet_warp(
+      "syncwarp", [](const unsigned char (*)[emulation::kPayloadBytes], unsigned char (*)[emulation::kPayloadBytes]) {},
+      &nothing, 1);
 }
 
 // T: float or int.

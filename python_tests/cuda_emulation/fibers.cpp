@@ -1,4 +1,6 @@
 // The scheduler of the emulation and its Python module, which has the functions of c2f_ops._C that launch CUDA kernels.
+#include "fibers.h"
+
 #include <pybind11/pybind11.h>
 #include <ucontext.h>
 
@@ -12,7 +14,6 @@
 
 #include "bindings/bindings.h"
 #include "cuda_runtime.h"
-#include "fibers.h"
 #include "hopper.h"
 #include "schedule.h"
 
@@ -220,8 +221,7 @@ PYBIND11_MODULE(c2f_cuda_emulation, m) {
   m.def(
       "run_descending", [](bool value) { emulation::descending = value; },
       "Order in which the threads of a block run.");
-  m.def(
-      "limit_shared", [](int64_t bytes) { emulation::shared_limit = bytes; }, "Shared memory that a block can have.");
+  m.def("limit_shared", [](int64_t bytes) { emulation::shared_limit = bytes; }, "Shared memory that a block can have.");
   m.def("sabotage", &emulation::sabotage, "Leave out one kind of step of the protocol; empty: none.");
   m.def(
       "fetched_bytes", [] { return emulation::fetched_bytes; }, "What tensor-map copies have read from memory so far.");

@@ -1,5 +1,6 @@
-// See hopper.h. Data moves as late as the protocol allows: a copy lands when no thread can go on without it, a product is
-// computed when it is waited for. Until then its target is NaN, and reading or writing what is in flight is an error.
+// See hopper.h. Data moves as late as the protocol allows: a copy lands when no thread can go on without it, a product
+// is computed when it is waited for. Until then its target is NaN, and reading or writing what is in flight is an
+// error.
 #include "hopper.h"
 
 #include <cuda_bf16.h>
@@ -62,8 +63,8 @@ struct Product {
   bool transpose_b;
   uint64_t descriptor_a, descriptor_b;
   Range a_range, b_range;
-  int issued = 0, waited = 0;              // threads
-  std::vector<float> a, b;                 // [64][16], [n][16], once read
+  int issued = 0, waited = 0;  // threads
+  std::vector<float> a, b;     // [64][16], [n][16], once read
 };
 
 struct Thread {
@@ -135,7 +136,7 @@ void end_cluster() {
   }
 }
 
-// ---- mbarrier ----------------------------------------------------------------------------------------------------------
+// mbarrier.
 
 void barrier_init(uint32_t barrier, uint32_t arrivals) {
   if (barrier % 8 != 0) fail("mbarrier: misaligned");
@@ -173,7 +174,7 @@ void barrier_wait(uint32_t barrier, uint32_t parity) {
   wait_until([block, barrier, parity] { return states[block].barriers.at(barrier).parity != parity; });
 }
 
-// ---- Tensor-map copies -------------------------------------------------------------------------------------------------
+// Tensor-map copies.
 
 void load_box(uint32_t blocks, uint32_t shared, const TensorMap* map, uint32_t barrier, const int (&x)[4]) {
   if (!map->encoded) fail("tensor map: not encoded");
@@ -187,7 +188,8 @@ void load_box(uint32_t blocks, uint32_t shared, const TensorMap* map, uint32_t b
     barrier_at(block, barrier);
     std::memset(at_window(block, shared, copy.bytes()), 0xff, copy.bytes());
     for (const Copy& other : copies) {
-      if (other.block == block && Range{other.shared, static_cast<uint32_t>(other.shared + other.bytes())}.meets(shared, copy.bytes())) {
+      if (other.block == block &&
+          Range{other.shared, static_cast<uint32_t>(other.shared + other.bytes())}.meets(shared, copy.bytes())) {
         fail("tensor-map copy: its target is that of a copy in flight");
       }
     }
@@ -234,7 +236,7 @@ bool land_copy(bool newest) {
   return true;
 }
 
-// ---- Clusters and registers --------------------------------------------------------------------------------------------
+// Clusters and registers.
 
 int cluster_rank() { return running_block(); }
 
@@ -250,7 +252,8 @@ void cluster_sync() {
 }
 
 void set_registers(int registers, bool more) {
-  if (registers < 24 || registers > 256 || registers % 8 != 0) fail("setmaxnreg: registers must be 24 to 256 in steps of 8");
+  if (registers < 24 || registers > 256 || registers % 8 != 0)
+    fail("setmaxnreg: registers must be 24 to 256 in steps of 8");
   Thread& thread = self();
   const int change = registers - thread.registers;
   if (more ? change < 0 : change > 0) fail("setmaxnreg: inc takes, dec gives");
@@ -260,7 +263,7 @@ void set_registers(int registers, bool more) {
   thread.registers = registers;
 }
 
-// ---- wgmma -------------------------------------------------------------------------------------------------------------
+// wgmma.
 
 namespace {
 
@@ -337,14 +340,16 @@ void wgmma_fence() {
   if (!leaves_out("wgmma fence")) self().fenced = true;
 }
 
-void wgmma(bool half, int n, bool transpose_b, float* d, uint64_t descriptor_a, uint64_t descriptor_b, bool accumulate) {
+void wgmma(bool half, int n, bool transpose_b, float* d, uint64_t descriptor_a, uint64_t descriptor_b,
+           bool accumulate) {
   if (n % 8 != 0 || n < 8 || n > 256) fail("wgmma: n must be 8 to 256 in steps of 8");
   Thread& thread = self();
   if (!thread.fenced) fail("wgmma: registers were used and not fenced");
   auto& order = products[warpgroup()];
   if (thread.products == order.size()) {
     const Descriptor a(descriptor_a, true), b(descriptor_b, transpose_b);
-    order.push_back(std::make_shared<Product>(Product{half, n, transpose_b, descriptor_a, descriptor_b, a.range(64), b.range(n)}));
+    order.push_back(
+        std::make_shared<Product>(Product{half, n, transpose_b, descriptor_a, descriptor_b, a.range(64), b.range(n)}));
   }
   const auto& product = order[thread.products++];
   if (product->half != half || product->n != n || product->transpose_b != transpose_b ||

@@ -1,5 +1,5 @@
-// Hopper's instructions on emulated threads: barriers with transaction counts, tensor-map copies, clusters, wgmma. After the PTX
-// ISA; what it leaves undefined is an error. cuda/sm90.cuh gives them the project's names.
+// Hopper's instructions on emulated threads: barriers with transaction counts, tensor-map copies, clusters, wgmma.
+// After the PTX ISA; what it leaves undefined is an error. cuda/sm90.cuh gives them the project's names.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace emulation {
 
-// Names one kind of step that is left out from now on, so that tests see it missed: "full wait", "empty wait", "wgmma wait",
-// "wgmma fence", "meeting" (of the cluster), "init fence", "release", "expect".
+// Names one kind of step that is left out from now on, so that tests see it missed: "full wait", "empty wait", "wgmma
+// wait", "wgmma fence", "meeting" (of the cluster), "init fence", "release", "expect".
 void sabotage(const std::string& step);
 
 extern int64_t fetched_bytes;
@@ -40,7 +40,8 @@ void set_registers(int registers, bool more);
 void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int pending);
-// d [n / 2] of the running thread; `half`: float16, else bfloat16; `transpose_b`: B is MN-major, else K-major. A is MN-major.
+// d [n / 2] of the running thread; `half`: float16, else bfloat16; `transpose_b`: B is MN-major, else K-major. A is
+// MN-major.
 void wgmma(bool half, int n, bool transpose_b, float* d, uint64_t descriptor_a, uint64_t descriptor_b, bool accumulate);
 
 }  // namespace emulation

@@ -11,8 +11,9 @@ namespace emulation {
 using namespace ::c2f;
 
 // For each block of the grid: (sample, first column, [(position, factor, channel) of each stage]).
-std::vector<std::tuple<int, int, std::vector<std::tuple<int, int, int>>>> sm90_schedule(const ProblemTuple& from, int block_l,
-                                                                                        int cluster_b, int cluster_d) {
+std::vector<std::tuple<int, int, std::vector<std::tuple<int, int, int>>>> sm90_schedule(const ProblemTuple& from,
+                                                                                        int block_l, int cluster_b,
+                                                                                        int cluster_d) {
   const MultilinearPoolProblem problem = make_problem(from);
   const fused_sm90::Cluster cluster{cluster_b, cluster_d};
   std::vector<std::tuple<int, int, int>> steps;

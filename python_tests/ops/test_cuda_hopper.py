@@ -111,6 +111,7 @@ def test_every_tile_and_cluster(device, request, tile, cluster, layout, n):
     assert error(p, tensors, interactions, activation) <= TOLERANCES[dtype]["p"]
 
 
+@pytest.mark.slow
 def test_tiles_are_those_of_the_kernel(hopper):
     assert hopper.sm90_tiles() == list(TILES)
 
