@@ -44,12 +44,11 @@ Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, int t
   return cuda_status(cudaGetLastError(), name);
 }
 
-// The same with each `cluster` neighbouring blocks as a cluster, for sm_90 and later; `blocks` is a multiple of it.
+// The same with each `cluster` neighbouring blocks as a cluster, for sm_90 and later, after prepare_launch; `blocks` is
+// a multiple of `cluster`.
 template <class... Params, class... Args>
 Status launch_clusters(const char* name, void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes,
                        int cluster, void* stream, const Args&... args) {
-  const Status status = prepare_launch(name, kernel, blocks, shared_bytes);
-  if (!status.ok()) return status;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim.x = static_cast<unsigned>(cluster);

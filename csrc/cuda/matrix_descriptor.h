@@ -26,7 +26,9 @@ constexpr uint64_t matrix_descriptor(uint32_t address, uint32_t leading_bytes, u
          (address & 0x3ffffu) >> 4;
 }
 
-// Rows of 64 elements of M or N, one row a channel; the next 64 elements `panel_bytes` further.
+// Rows of 64 elements of M or N, one row a channel; the next 64 elements `panel_bytes` further. N may end inside the last
+// 64: the operand is made of 8 x 8 matrices, each with its own address. The manual draws whole spans only; the tests of
+// NVIDIA's Fuser run every N with a padded last span on hardware.
 constexpr uint64_t mn_major_descriptor(uint32_t address, uint32_t panel_bytes) {
   return matrix_descriptor(address, panel_bytes, 1024);
 }

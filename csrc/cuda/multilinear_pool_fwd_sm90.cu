@@ -266,12 +266,16 @@ Status encode_operands(FusedParams* params, int block_l, Layout layout) {
 
 template <class T, int kBlockL, int kLive, Layout kLayout>
 Status launch_tile(FusedParams& params, void* stream) {
-  const MultilinearPoolProblem& problem = params.args.problem;
-  const Status status = encode_operands(&params, kBlockL, kLayout);
-  if (!status.ok()) return status;
-  return launch_clusters("multilinear_pool_fwd_sm90", multilinear_pool_fwd_sm90_kernel<T, kBlockL, kLive, kLayout>,
-                         blocks(problem, params.cluster), kThreads, shared_bytes(kBlockL, kLayout),
-                         params.cluster.size(), stream, params);
+  constexpr auto kKernel = multilinear_pool_fwd_sm90_kernel<T, kBlockL, kLive, kLayout>;
+  constexpr const char* kName = "multilinear_pool_fwd_sm90";
+  const int64_t grid = blocks(params.args.problem, params.cluster);
+  // First, because it makes the device's context current, which the encoder of tensor maps needs.
+  const Status prepared = prepare_launch(kName, kKernel, grid, shared_bytes(kBlockL, kLayout));
+  if (!prepared.ok()) return prepared;
+  const Status encoded = encode_operands(&params, kBlockL, kLayout);
+  if (!encoded.ok()) return encoded;
+  return launch_clusters(kName, kKernel, grid, kThreads, shared_bytes(kBlockL, kLayout), params.cluster.size(), stream,
+                         params);
 }
 
 // Calls launch_tile for the tile that the plan names.

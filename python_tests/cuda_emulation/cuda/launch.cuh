@@ -15,6 +15,11 @@ inline Status shared_limit(const char*, int64_t* bytes) {
   return Status();
 }
 
+template <class... Params>
+Status prepare_launch(const char*, void (*)(Params...), int64_t, int64_t) {
+  return Status();
+}
+
 template <class... Params, class... Args>
 Status launch_clusters(const char*, void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes,
                        int cluster, void*, const Args&... args) {
