@@ -4,14 +4,12 @@
 // An operand is K (16 channels) by M or N. Either the elements of a row run along M or N ("MN-major": weights; features
 // with contiguous positions) or along K ("K-major": features with contiguous channels).
 //
-//   bits  0-13  address / 16 of the first row; 1024-byte atoms of 8 rows start at multiples of 1024, so that the base
-//               offset (bits 49-51) is 0, also after a step along K inside the atom
-//   bits 16-29  leading dimension byte offset / 16. MN-major: from one 64 of M or N to the next. K-major with a
-//   swizzle: not
-//               used (1)
-//   bits 32-45  stride dimension byte offset / 16. MN-major: from 8 channels to the next 8. K-major: from 8 rows of M
-//   or N
-//               to the next 8. Both 1024 here
+//   bits  0-13  address / 16 of the first row; atoms of 8 rows start at multiples of 1024 bytes, so that the base
+//               offset (bits 49-51) is 0, also after a step along K inside an atom
+//   bits 16-29  leading dimension byte offset / 16. MN-major: from one 64 of M or N to the next.
+//               K-major with a swizzle: not used (1)
+//   bits 32-45  stride dimension byte offset / 16. MN-major: from 8 channels to the next 8.
+//               K-major: from 8 rows of M or N to the next 8. Both 1024 here
 //   bits 62-63  1: 128-byte swizzle
 #pragma once
 
@@ -26,9 +24,9 @@ constexpr uint64_t matrix_descriptor(uint32_t address, uint32_t leading_bytes, u
          (address & 0x3ffffu) >> 4;
 }
 
-// Rows of 64 elements of M or N, one row a channel; the next 64 elements `panel_bytes` further. N may end inside the last
-// 64: the operand is made of 8 x 8 matrices, each with its own address. The manual draws whole spans only; the tests of
-// NVIDIA's Fuser run every N with a padded last span on hardware.
+// Rows of 64 elements of M or N, one row a channel; the next 64 elements `panel_bytes` further. N may end inside the
+// last 64: the operand is made of 8 x 8 matrices, each with its own address. The manual draws whole spans only; the
+// tests of NVIDIA's Fuser run every N with a padded last span on hardware.
 constexpr uint64_t mn_major_descriptor(uint32_t address, uint32_t panel_bytes) {
   return matrix_descriptor(address, panel_bytes, 1024);
 }
