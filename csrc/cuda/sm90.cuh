@@ -50,13 +50,23 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier, uint32_t rank) 
       : "memory");
 }
 
-// Waits until the phase of this parity has ended. try_wait suspends the thread for a while, not for ever.
+// Waits until the phase of this parity has ended. try_wait suspends the thread for a while, not for ever. A wait of 10
+// seconds, where microseconds are usual, ends the kernel with an error instead of never.
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
-      "{\n.reg .pred done;\n"
+      "{\n.reg .pred done, late;\n.reg .b64 begin, passed;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra ended;\n"
+      "mov.u64 begin, %%globaltimer;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n}" ::"r"(barrier),
+      "@done bra ended;\n"
+      "mov.u64 passed, %%globaltimer;\n"
+      "sub.u64 passed, passed, begin;\n"
+      "setp.gt.u64 late, passed, 10000000000;\n"
+      "@!late bra again;\n"
+      "trap;\n"
+      "ended:\n}" ::"r"(barrier),
       "r"(parity)
       : "memory");
 }
