@@ -6,7 +6,7 @@
 
 namespace emulation {
 
-// ---- fibers.cpp ----
+// fibers.cpp
 int running_thread();  // of its block
 int running_block();   // of its cluster
 int threads_of_block();
@@ -17,7 +17,7 @@ unsigned char* at_window(int block, uint32_t address, int64_t bytes);
 // Lets others run until ready() is true.
 void wait_until(std::function<bool()> ready);
 
-// ---- hopper.cpp ----
+// hopper.cpp
 void begin_cluster();
 // Completes one more asynchronous copy, the oldest or the newest; false: there is none.
 bool land_copy(bool newest);

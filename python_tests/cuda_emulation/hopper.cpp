@@ -1,30 +1,22 @@
-// See hopper.h. Data moves as late as the protocol allows: a copy lands when no thread can go on without it, a product
-// is computed when it is waited for. Until then its target is NaN, and reading or writing what is in flight is an
-// error.
+// Barriers, copies, clusters and registers of hopper.h. A copy lands when no thread can go on without it; until then
+// its target is NaN, and reading or writing it an error.
 #include "hopper.h"
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include <algorithm>
 #include <cstring>
 #include <deque>
-#include <limits>
 #include <map>
-#include <memory>
 #include <vector>
 
 #include "cuda_runtime.h"
 #include "fibers.h"
+#include "in_flight.h"
 
 namespace emulation {
 
 int64_t fetched_bytes = 0;
 
 namespace {
-
-constexpr int kWarpgroup = 128;
-constexpr uint32_t kRowBytes = 128, kAtomBytes = 1024;  // of the 128-byte swizzle
 
 std::string left_out;
 
@@ -48,54 +40,19 @@ struct Copy {
   const TensorMap* map;
   int x[4];
   int64_t bytes() const { return int64_t{map->view.rows} * kRowBytes; }
-};
-
-// A range of bytes of shared memory.
-struct Range {
-  uint32_t begin, end;
-  bool meets(uint32_t other, int64_t bytes) const { return begin < other + bytes && other < end; }
-};
-
-// One wgmma of a warpgroup.
-struct Product {
-  bool half;
-  int n;
-  bool transpose_b;
-  uint64_t descriptor_a, descriptor_b;
-  Range a_range, b_range;
-  int issued = 0, waited = 0;  // threads
-  std::vector<float> a, b;     // [64][16], [n][16], once read
-};
-
-struct Thread {
-  struct Issued {
-    std::shared_ptr<Product> product;
-    float* d;
-    bool accumulate;
-  };
-  std::deque<std::vector<Issued>> groups;  // committed, oldest first
-  std::vector<Issued> open;
-  std::map<float*, std::vector<float>> accumulators;  // in flight; the array itself is NaN
-  bool fenced = false;
-  size_t products = 0;  // that it has issued
-  int registers = 0;
+  Range range() const { return {shared, static_cast<uint32_t>(shared + bytes())}; }
 };
 
 struct BlockState {
   std::map<uint32_t, Barrier> barriers;
   bool unfenced = false;
   int free_registers = 0;
+  std::vector<int> registers;  // of each thread
 };
 
-std::vector<Thread> threads;
 std::vector<BlockState> states;
-std::vector<std::vector<std::shared_ptr<Product>>> products;  // of each warpgroup of the cluster, in order
 std::deque<Copy> copies;
 int met = 0, meetings = 0;  // threads at the meeting of the cluster, meetings so far
-
-Thread& self() { return threads[running_block() * threads_of_block() + running_thread()]; }
-int warpgroup() { return (running_block() * threads_of_block() + running_thread()) / kWarpgroup; }
-bool leaves_out(const char* step) { return left_out == step; }
 
 Barrier& barrier_at(int block, uint32_t address) {
   if (address % 8 != 0) fail("mbarrier: misaligned");
@@ -106,34 +63,38 @@ Barrier& barrier_at(int block, uint32_t address) {
   return found->second;
 }
 
-uint32_t swizzled(uint32_t address) { return address ^ (address / kRowBytes % 8) << 4; }
-
 }  // namespace
+
+bool leaves_out(const char* step) { return left_out == step; }
+
+bool arriving(int block, Range range) {
+  return std::any_of(copies.begin(), copies.end(),
+                     [&](const Copy& c) { return c.block == block && c.range().meets(range); });
+}
 
 void sabotage(const std::string& step) { left_out = step; }
 
 void begin_cluster() {
-  const int count = blocks_of_cluster() * threads_of_block();
-  threads.assign(count, Thread());
   states.assign(blocks_of_cluster(), BlockState());
-  products.assign((count + kWarpgroup - 1) / kWarpgroup, {});
   copies.clear();
   met = meetings = 0;
   // What every thread of a full register file can have, in the steps in which it is given out.
-  for (Thread& thread : threads) thread.registers = 65536 / threads_of_block() / 8 * 8;
-  for (BlockState& state : states) state.free_registers = 65536 - threads_of_block() * threads[0].registers;
+  const int each = 65536 / threads_of_block() / 8 * 8;
+  for (BlockState& state : states) {
+    state.registers.assign(threads_of_block(), each);
+    state.free_registers = 65536 - threads_of_block() * each;
+  }
+  begin_products();
 }
 
 void end_cluster() {
   if (!copies.empty()) fail("the kernel ends with tensor-map copies in flight");
-  for (const Thread& thread : threads) {
-    if (!thread.groups.empty() || !thread.open.empty()) fail("the kernel ends with wgmma in flight");
-  }
   for (const BlockState& state : states) {
     for (const auto& [address, barrier] : state.barriers) {
       if (barrier.bytes != 0) fail("mbarrier: bytes that came and those announced differ");
     }
   }
+  end_products();
 }
 
 // mbarrier.
@@ -187,21 +148,8 @@ void load_box(uint32_t blocks, uint32_t shared, const TensorMap* map, uint32_t b
     Copy copy{block, shared, barrier, map, {x[0], x[1], x[2], x[3]}};
     barrier_at(block, barrier);
     std::memset(at_window(block, shared, copy.bytes()), 0xff, copy.bytes());
-    for (const Copy& other : copies) {
-      if (other.block == block &&
-          Range{other.shared, static_cast<uint32_t>(other.shared + other.bytes())}.meets(shared, copy.bytes())) {
-        fail("tensor-map copy: its target is that of a copy in flight");
-      }
-    }
-    const int warpgroups = threads_of_block() / kWarpgroup;
-    for (int w = block * warpgroups; w < (block + 1) * warpgroups; ++w) {
-      for (const auto& product : products[w]) {
-        if (product->waited < kWarpgroup &&
-            (product->a_range.meets(shared, copy.bytes()) || product->b_range.meets(shared, copy.bytes()))) {
-          fail("tensor-map copy: its target is being read");
-        }
-      }
-    }
+    if (arriving(block, copy.range())) fail("tensor-map copy: its target is that of a copy in flight");
+    if (being_read(block, copy.range())) fail("tensor-map copy: its target is being read");
     copies.push_back(copy);
   }
   const ::c2f::TensorView& view = map->view;
@@ -254,138 +202,13 @@ void cluster_sync() {
 void set_registers(int registers, bool more) {
   if (registers < 24 || registers > 256 || registers % 8 != 0)
     fail("setmaxnreg: registers must be 24 to 256 in steps of 8");
-  Thread& thread = self();
-  const int change = registers - thread.registers;
-  if (more ? change < 0 : change > 0) fail("setmaxnreg: inc takes, dec gives");
   const int block = running_block();
+  int& mine = states[block].registers[running_thread()];
+  const int change = registers - mine;
+  if (more ? change < 0 : change > 0) fail("setmaxnreg: inc takes, dec gives");
   wait_until([block, change] { return states[block].free_registers >= change; });
   states[block].free_registers -= change;
-  thread.registers = registers;
-}
-
-// wgmma.
-
-namespace {
-
-// The fields of a descriptor, in bytes.
-struct Descriptor {
-  uint32_t address, leading, stride;
-  bool mn_major;
-
-  Descriptor(uint64_t bits, bool mn_major_) : mn_major(mn_major_) {
-    address = static_cast<uint32_t>(bits & 0x3fff) << 4;
-    leading = static_cast<uint32_t>(bits >> 16 & 0x3fff) << 4;
-    stride = static_cast<uint32_t>(bits >> 32 & 0x3fff) << 4;
-    if (bits >> 62 != 1) fail("matrix descriptor: only the 128-byte swizzle is emulated");
-    if ((bits >> 49 & 7) != 0) fail("matrix descriptor: a base offset, but atoms are aligned");
-    if ((bits & 0x3ff1c000c000c000) != 0) fail("matrix descriptor: reserved bits are set");
-    if (mn_major ? address % kAtomBytes != 0 : address % kAtomBytes >= kRowBytes || address % 32 != 0) {
-      fail("matrix descriptor: the start is inside an atom");
-    }
-    if (stride % kAtomBytes != 0) fail("matrix descriptor: atoms are not aligned");
-    if (mn_major && leading % kAtomBytes != 0) fail("matrix descriptor: atoms are not aligned");
-  }
-  // Where element (i of M or N, k) is: 64 of M or N, or all 16 of K, lie in a row of the swizzle.
-  uint32_t at(int i, int k) const {
-    const uint32_t linear = mn_major ? address + i % 64 * 2 + i / 64 * leading + k % 8 * kRowBytes + k / 8 * stride
-                                     : address + i % 8 * kRowBytes + i / 8 * stride + k * 2;
-    return swizzled(linear);
-  }
-  Range range(int rows) const {
-    Range all{std::numeric_limits<uint32_t>::max(), 0};
-    for (int i = 0; i < rows; ++i) {
-      for (int k = 0; k < 16; ++k) {
-        all.begin = std::min(all.begin, at(i, k));
-        all.end = std::max(all.end, at(i, k) + 2);
-      }
-    }
-    return all;
-  }
-  std::vector<float> read(int block, int rows, bool half) const {
-    std::vector<float> values(rows * 16);
-    for (int i = 0; i < rows; ++i) {
-      for (int k = 0; k < 16; ++k) {
-        uint16_t bits;
-        std::memcpy(&bits, at_window(block, at(i, k), 2), 2);
-        values[i * 16 + k] = half ? __half2float(__half{bits}) : __bfloat162float(__nv_bfloat16{bits});
-      }
-    }
-    return values;
-  }
-};
-
-// This thread's part of one product.
-void complete(Thread::Issued& issued) {
-  Product& product = *issued.product;
-  wait_until([shared = issued.product] { return shared->issued == kWarpgroup; });
-  if (product.a.empty()) {
-    product.a = Descriptor(product.descriptor_a, true).read(running_block(), 64, product.half);
-    product.b = Descriptor(product.descriptor_b, product.transpose_b).read(running_block(), product.n, product.half);
-  }
-  Thread& thread = self();
-  std::vector<float>& sums = thread.accumulators.at(issued.d);
-  const int lane = running_thread() % kWarpSize, warp = running_thread() % kWarpgroup / kWarpSize;
-  for (int index = 0; index < product.n / 2; ++index) {
-    const int row = 16 * warp + lane / 4 + index / 2 % 2 * 8, column = index / 4 * 8 + lane % 4 * 2 + index % 2;
-    float sum = issued.accumulate ? sums[index] : 0.f;
-    for (int k = 0; k < 16; ++k) sum += product.a[row * 16 + k] * product.b[column * 16 + k];
-    sums[index] = sum;
-  }
-  ++product.waited;
-}
-
-}  // namespace
-
-void wgmma_fence() {
-  if (!leaves_out("wgmma fence")) self().fenced = true;
-}
-
-void wgmma(bool half, int n, bool transpose_b, float* d, uint64_t descriptor_a, uint64_t descriptor_b,
-           bool accumulate) {
-  if (n % 8 != 0 || n < 8 || n > 256) fail("wgmma: n must be 8 to 256 in steps of 8");
-  Thread& thread = self();
-  if (!thread.fenced) fail("wgmma: registers were used and not fenced");
-  auto& order = products[warpgroup()];
-  if (thread.products == order.size()) {
-    const Descriptor a(descriptor_a, true), b(descriptor_b, transpose_b);
-    order.push_back(
-        std::make_shared<Product>(Product{half, n, transpose_b, descriptor_a, descriptor_b, a.range(64), b.range(n)}));
-  }
-  const auto& product = order[thread.products++];
-  if (product->half != half || product->n != n || product->transpose_b != transpose_b ||
-      product->descriptor_a != descriptor_a || product->descriptor_b != descriptor_b) {
-    fail("wgmma: the warps of a warpgroup differ");
-  }
-  for (const Copy& copy : copies) {
-    if (copy.block == running_block() &&
-        (product->a_range.meets(copy.shared, copy.bytes()) || product->b_range.meets(copy.shared, copy.bytes()))) {
-      fail("wgmma: reads what a copy in flight has not filled");
-    }
-  }
-  ++product->issued;
-  if (thread.accumulators.find(d) == thread.accumulators.end()) {
-    thread.accumulators.emplace(d, std::vector<float>(d, d + n / 2));
-    std::fill(d, d + n / 2, std::numeric_limits<float>::quiet_NaN());
-  }
-  thread.open.push_back({product, d, accumulate});
-}
-
-void wgmma_commit() {
-  self().groups.push_back(std::move(self().open));
-  self().open.clear();
-}
-
-void wgmma_wait(int pending) {
-  if (leaves_out("wgmma wait")) return;
-  Thread& thread = self();
-  while (thread.groups.size() > static_cast<size_t>(pending)) {
-    for (Thread::Issued& issued : thread.groups.front()) complete(issued);
-    thread.groups.pop_front();
-  }
-  if (!thread.groups.empty() || !thread.open.empty()) return;
-  for (const auto& [d, values] : thread.accumulators) std::copy(values.begin(), values.end(), d);
-  thread.accumulators.clear();
-  thread.fenced = false;
+  mine = registers;
 }
 
 }  // namespace emulation
