@@ -60,7 +60,8 @@ def algorithm(problem: Problem, algo: str) -> str:
 
 def describe(problem: Problem, algo: str) -> str:
     """The plan, printable."""
-    return ", ".join(f"{name}={value}" for name, value in plan_of(problem).items())
+    plan = {name: round(v, 3) if isinstance(v, float) else v for name, v in plan_of(problem).items()}
+    return ", ".join(f"{name}={value}" for name, value in plan.items())
 
 
 def plan_of(problem: Problem) -> dict[str, Any]:

@@ -8,7 +8,10 @@ import math
 
 import pytest
 import torch
+from c2f_ops.bench import gpu_multilinear_pool
+from c2f_ops.bench.cases import Case
 from c2f_ops.bench.gpu_multilinear_pool import CLUSTERS, TILES
+from c2f_ops.bench.limits import Limits
 
 from c2f_ops import FBP, HBP, MLP, TRILINEAR, _native
 from c2f_ops._encoding import encode
@@ -152,6 +155,17 @@ def test_operands_that_the_copy_engine_cannot_read(device):
         pool(tensors, MLP)
     p = room.fused_fwd(Problem.of(features, shifted, mask, MLP, "none"), *tensors)
     assert error(p, tensors, MLP) <= TOLERANCES[torch.bfloat16]["p"]
+
+
+@pytest.mark.slow
+def test_benchmark_of_tiles(hopper, monkeypatch):
+    for name, value in (("CALLS", 1), ("TILES", TILES[::5]), ("CLUSTERS", CLUSTERS[::3])):
+        monkeypatch.setattr(gpu_multilinear_pool, name, value)
+    case = Case("small", "", 2, 4, 16, 64)
+    row = gpu_multilinear_pool.measure_tiles(case, Limits(1e15, 4e12), seconds=0.0, device="cpu")
+    assert row["failed"] == {} and len(row["timings"]) == 2 + 2 * 2
+    assert all(e < 5 * TOLERANCES[torch.bfloat16]["p"] for e in row["errors"].values())
+    assert "fastest of 6 fused kernels" in gpu_multilinear_pool.best_tile(row)
 
 
 @pytest.mark.slow
