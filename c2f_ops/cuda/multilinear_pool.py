@@ -103,8 +103,9 @@ def multilinear_pool_fwd(
     problem = Problem.of(features, weights, mask, interactions, activation)
     one_layout = all(layout_of(x) == problem.layout for x in features)
     with torch.cuda.device(problem.device):
-        if algo == "fused" and one_layout and not save:
-            return fused_fwd(problem, features, weights, biases, mask), []
+        kernel = _fused_kernel(problem, features, weights) if algo == "fused" and one_layout and not save else "chunked"
+        if kernel != "chunked":
+            return fused_fwd(problem, features, weights, biases, mask, kernel), []
         plan = plan_of(problem)
         return chunked_fwd(
             features,
@@ -161,19 +162,15 @@ def fused_fwd(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
     mask: Tensor | None,
-    kernel: str = "",
+    kernel: str,
     wish: Wish = _NO_WISH,
 ) -> Tensor:
-    """Pool by the fused kernel -> p ``[B, Q, D]``; raises RuntimeError where it cannot run.
+    """Pool by a fused kernel -> p ``[B, Q, D]``; raises RuntimeError where it cannot run.
 
-    ``kernel``: "fused_sm80" or "fused_sm90"; empty, the planned one. ``wish``: a tile of the latter to take,
-    (positions, accumulators, blocks of a cluster along samples, along columns).
+    ``kernel``: "fused_sm80" or "fused_sm90". ``wish``: a tile of the latter to take, (positions, accumulators, blocks
+    of a cluster along samples, along columns).
     """
     weights = [w if w.stride(1) == 1 else w.contiguous() for w in weights]
-    if not kernel:
-        kernel = plan_of(problem)["fused"]
-        if kernel == "fused_sm90" and not all(map(_can_map, (*features, *weights))):
-            kernel = "fused_sm80"
     p = features[0].new_empty((problem.batch, len(problem.interactions), problem.width), dtype=torch.float32)
     _native.module().multilinear_pool_cuda_fwd(
         encode(problem),
@@ -188,6 +185,19 @@ def fused_fwd(
         current_stream(problem.device),
     )
     return p
+
+
+def _fused_kernel(problem: Problem, features: Sequence[Tensor], weights: Sequence[Tensor]) -> str:
+    """The fused kernel for these operands, "chunked" where there is none.
+
+    What the sm_90a kernel cannot read goes to that of sm_80, but not where records validate the newer one alone.
+    """
+    kernel = plan_of(problem)["fused"]
+    # Weights whose rows are not contiguous are copied.
+    if kernel != "fused_sm90" or all(map(_can_map, (*features, *(w for w in weights if w.stride(1) == 1)))):
+        return kernel
+    only_newer = _is_validated(problem, "fused_sm90") and not _is_validated(problem, "fused_sm80")
+    return "chunked" if only_newer else "fused_sm80"
 
 
 def _can_map(x: Tensor) -> bool:

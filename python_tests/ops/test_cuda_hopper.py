@@ -146,15 +146,29 @@ def test_clusters_and_repeats_are_bit_equal(device):
             assert torch.equal(first, pool(tensors, MLP, wish=(200, 1, *cluster)))
 
 
-def test_operands_that_the_copy_engine_cannot_read(device):
-    """Rows that are not multiples of 16 bytes: an error where sm_90a is asked for, else the sm_80 kernel takes them."""
+def test_operands_that_the_copy_engine_cannot_read(device, monkeypatch):
+    """Rows that are not multiples of 16 bytes: an error where sm_90a is asked for, else another kernel takes them."""
     features, weights, biases, mask = operands(device, torch.bfloat16, B=2, L=64, C=(16, 16, 16), D=16)
     shifted = [torch.cat([w[:, :1], w], 1)[:, 1:] for w in weights]
     tensors = features, shifted, biases, mask
     with pytest.raises(RuntimeError, match="multiples of 16 bytes"):
         pool(tensors, MLP)
-    p = room.fused_fwd(Problem.of(features, shifted, mask, MLP, "none"), *tensors)
-    assert error(p, tensors, MLP) <= TOLERANCES[torch.bfloat16]["p"]
+    ran = []
+    launch = room.fused_fwd
+    monkeypatch.setattr(room, "fused_fwd", lambda *args: ran.append(args[5]) or launch(*args))
+    for recorded, kernels in (
+        ((), ["fused_sm80"]),
+        (("fused_sm90",), []),
+        (("fused_sm80", "fused_sm90"), ["fused_sm80"]),
+    ):
+        monkeypatch.setattr(room, "validated", lambda op, kernel, capability, recorded=recorded: kernel in recorded)
+        ran.clear()
+        p, _ = room.multilinear_pool_fwd(*tensors, MLP, "none", False, "fused")
+        assert ran == kernels and error(p, tensors, MLP) <= TOLERANCES[torch.bfloat16]["p"]
+    room.multilinear_pool_fwd(
+        features, [w.t().contiguous().t() for w in weights], biases, mask, MLP, "none", False, "fused"
+    )
+    assert ran.pop() == "fused_sm90"
 
 
 @pytest.mark.slow
