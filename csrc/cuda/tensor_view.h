@@ -15,11 +15,15 @@ struct TensorView {
   int64_t stride[3];
   int rows;
 
-  // The stride of a dimension of size 1 is never used; torch may give it any value, the driver wants a valid one.
+  // The stride of a dimension of size 1 is never used; torch may give it any value. The driver gets that of a dense
+  // tensor, which any rule on strides allows.
   TensorView(const void* data_, const int64_t (&size_)[4], const int64_t (&stride_)[3], int rows_)
       : data(data_), rows(rows_) {
     for (int k = 0; k < 4; ++k) size[k] = size_[k];
-    for (int k = 0; k < 3; ++k) stride[k] = size_[k + 1] == 1 ? 16 : stride_[k];
+    for (int k = 0; k < 3; ++k) {
+      const int64_t dense = k == 0 ? fused_sm90::divide_up(2 * size[0], 16) * 16 : stride[k - 1] * size[k];
+      stride[k] = size[k + 1] == 1 ? dense : stride_[k];
+    }
   }
   TensorView() = default;
 };
