@@ -44,9 +44,9 @@ struct Factors<T, kCount, 1> {
   }
 };
 
-// Adds the products of a tile to `sums` [column][product], over the positions first + {0, 1} + 8 j below L of sample b
-// that the mask leaves. kM factors.
-template <bool kMasked, int kM, class T, int kCount, int kLive>
+// Adds the products of a tile to `sums` [column][product], over the positions first + {0, 1} + 8 j of sample b;
+// kChecked: those below L that the mask leaves. kM factors.
+template <bool kChecked, int kM, class T, int kCount, int kLive>
 __device__ __forceinline__ void add_products(const MultilinearPoolFwdArgs& args, int b, int first,
                                              const Factors<T, kCount, kLive>& u, float (&sums)[2][kProducts]) {
   const MultilinearPoolProblem& problem = args.problem;
@@ -55,10 +55,10 @@ __device__ __forceinline__ void add_products(const MultilinearPoolFwdArgs& args,
   for (int j = 0; j < kCount / 4; ++j) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      const int i = first + 8 * j + e;
-      if (i >= L) continue;
       float weight = 1.f;
-      if constexpr (kMasked) {
+      if constexpr (kChecked) {
+        const int i = first + 8 * j + e;
+        if (i >= L) continue;
         const int64_t at = b * problem.L + i;
         if (problem.mask == MaskKind::kBool && static_cast<const uint8_t*>(args.mask)[at] == 0) continue;
         if (problem.mask == MaskKind::kFloat) weight = static_cast<const float*>(args.mask)[at];
@@ -67,10 +67,10 @@ __device__ __forceinline__ void add_products(const MultilinearPoolFwdArgs& args,
       for (int row = 0; row < 2; ++row) {
         const int k = 4 * j + 2 * row + e;
         const float u_0 = u.value(0, k, false), u_1 = u.value(1, k, kM == 2);
-        const float u_01 = kMasked ? weight * u_0 * u_1 : u_0 * u_1;
+        const float u_01 = kChecked ? weight * u_0 * u_1 : u_0 * u_1;
         sums[row][0] += u_01;
         if constexpr (kM == 3) {
-          const float u_2 = u.value(2, k, true), weighted = kMasked ? weight * u_2 : u_2;
+          const float u_2 = u.value(2, k, true), weighted = kChecked ? weight * u_2 : u_2;
           sums[row][1] += u_0 * weighted;
           sums[row][2] += u_1 * weighted;
           sums[row][3] += u_01 * u_2;

@@ -208,12 +208,11 @@ __global__ void __launch_bounds__(kThreads, 1)
 
       float sums[2][kProducts] = {};
       const int first = position + lane % 4 * 2;
+      const bool all = problem.mask == MaskKind::kNone && position + kBlockL <= L;
       if (M == 2) {
-        add_products<true, 2>(args, b, first, u, sums);
-      } else if (problem.mask != MaskKind::kNone) {
-        add_products<true, 3>(args, b, first, u, sums);
+        all ? add_products<false, 2>(args, b, first, u, sums) : add_products<true, 2>(args, b, first, u, sums);
       } else {
-        add_products<false, 3>(args, b, first, u, sums);
+        all ? add_products<false, 3>(args, b, first, u, sums) : add_products<true, 3>(args, b, first, u, sums);
       }
 #pragma unroll
       for (int product = 0; product < kProducts; ++product) {
