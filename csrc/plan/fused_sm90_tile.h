@@ -14,12 +14,12 @@ inline constexpr int kSampleGroup = 8;  // samples that run together and share w
 inline constexpr int64_t kMaxShared = 227 << 10;
 
 // Tiles that are compiled. `live`: float32 accumulators, one for each factor, or one for the factor in flight while the
-// finished ones wait in 16 bits. 112 divides 784 = 28 x 28, 200 wastes 2 % of 784 and of 196, 208 2 % of 1024. 64, 128
-// and 192 are whole swizzle spans where positions are contiguous.
+// finished ones wait in 16 bits, which makes room for more positions. 112 divides 784 = 28 x 28, 200 wastes 2 % of 784
+// and of 196, 208 2 % of 1024. 64, 128 and 192 are whole swizzle spans where positions are contiguous.
 struct Tile {
   int block_l, live;
 };
-inline constexpr Tile kTiles[] = {{112, 3}, {128, 3}, {64, 1}, {128, 1}, {192, 1}, {200, 1}, {208, 1}};
+inline constexpr Tile kTiles[] = {{64, 3}, {112, 3}, {128, 3}, {192, 1}, {200, 1}, {208, 1}};
 
 constexpr int64_t divide_up(int64_t value, int64_t step) { return (value + step - 1) / step; }
 

@@ -126,7 +126,7 @@ def test_nan_stays_in_its_sample_and_out_of_masked_positions(device, cluster, la
         device, torch.bfloat16, B=4, L=72, C=(8, 64, 16), D=16, mask="bool", layout=layout
     )
     mask[1, 5], mask[:, 6] = True, False
-    wish = (64, 1, *cluster)
+    wish = (64, 3, *cluster)
     clean = pool((features, weights, biases, mask), MLP, wish=wish)
     for x in features:
         x[:, 6] = torch.nan
@@ -215,7 +215,7 @@ def test_emulation_sees_what_is_left_out(hopper, step, symptom, wish, descending
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cluster", CLUSTERS)
-@pytest.mark.parametrize(("L", "tile"), [(400, (200, 1)), (304, (112, 3)), (48, (64, 1))])
+@pytest.mark.parametrize(("L", "tile"), [(400, (200, 1)), (304, (112, 3)), (48, (64, 3))])
 def test_fetches_what_the_model_counts(hopper, cluster, L, tile):
     """Per cluster and tile of positions: weights once for its samples, features once for its columns, no padding."""
     B, D, C = 4, 512, (72, 64)

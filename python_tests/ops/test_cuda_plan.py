@@ -198,7 +198,7 @@ def test_sm90_hands_over_to_sm80(change, reason):
 
 
 def test_sm90_wishes():
-    for wish in ((112, 3, 1, 2), (64, 1, 2, 1), (208, 1, 2, 2)):
+    for wish in ((112, 3, 1, 2), (64, 3, 2, 1), (208, 1, 2, 2)):
         got = plan(H200, SHAPES["vgg"], sm90a=True, wish=wish)
         assert tuple(got[name] for name in ("block_l", "live", "cluster_b", "cluster_d")) == wish
     for wish in ((112, 1, 1, 1), (100, 3, 1, 1), (200, 1, 4, 1)):
