@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from c2f_ops import MLP, signed_sqrt_normalize
+from c2f_ops._ops.problem import Problem
+from c2f_ops.cuda import multilinear_pool as room
 
 from .cases import CASES, Case, eager, operands, ours, step
 from .gpu_rows import Row, measure_contenders, table_of_rows, write_rows
@@ -23,6 +28,11 @@ KERNELS: dict[str, dict[str, str | bool]] = {
     "triton chunked": {"backend": "triton", "algo": "chunked", "recompute": True},
     "triton fused": {"backend": "triton", "algo": "fused", "recompute": True},
 }
+
+# Tiles and clusters of the sm_90a kernel: kTiles and kClusters of csrc/plan/fused_sm90_tile.h.
+TILES = ((64, 3), (112, 3), (128, 3), (192, 1), (200, 1), (208, 1))
+CLUSTERS = ((1, 1), (1, 2), (2, 1), (2, 2))
+CALLS = 10  # a measurement of a tile is of this many calls in a row: the next one is queued while a kernel runs
 
 
 def contenders(
@@ -64,6 +74,49 @@ def measure_case(case: Case, dtype: str, backward: bool, limits: Limits, seconds
     }
 
 
+def measure_tiles(case: Case, limits: Limits, seconds: float, device: str = "cuda") -> Row:
+    """One row of the record: the fused kernels alone, bfloat16, each tile and cluster of the one for sm_90a."""
+    features, weights, biases = operands(case, "mlp", torch.bfloat16, device, grad=False)
+    truth = eager(*([t.float() for t in group] for group in (features, weights, biases)), "mlp", case.layout)
+    views = [x.flatten(2).transpose(1, 2) if case.layout == "NCHW" else x for x in features]
+    problem = Problem.of(views, weights, None, MLP, "none")
+
+    def pool(kernel: str, wish: room.Wish) -> Tensor:
+        return room.fused_fwd(problem, views, weights, biases, None, kernel, wish)
+
+    def contender(kernel: str, wish: room.Wish) -> tuple[Callable[[], object], Callable[[], Tensor]]:
+        return (
+            lambda: [pool(kernel, wish) for _ in range(CALLS)],
+            lambda: signed_sqrt_normalize(pool(kernel, wish), backend="reference").flatten(1),
+        )
+
+    plan = room.plan_of(problem)
+    runs = {"fused_sm80": contender("fused_sm80", (0, 0, 1, 1)), "planned": contender(plan["fused"], (0, 0, 1, 1))}
+    for tile, cluster in itertools.product(TILES, CLUSTERS):
+        runs[tile_name(*tile, *cluster)] = contender("fused_sm90", (*tile, *cluster))
+    row = measure_contenders(runs, truth, seconds=seconds, device=device)
+    timings = {
+        name: {key: value if key == "samples" else value / CALLS for key, value in timing.items()}
+        for name, timing in row["timings"].items()  # type: ignore[attr-defined]
+    }
+    flops = case.flops("mlp")
+    return {
+        "case": case.name,
+        "dtype": "bfloat16",
+        "what": "fused kernel",
+        **row,
+        "timings": timings,
+        "plan": {key: str(value) for key, value in plan.items()},
+        "flops": flops,
+        "limit_seconds": max(flops / limits.gemm, case.minimum_bytes("mlp", 2) / limits.copy),
+    }
+
+
+def tile_name(positions: int, accumulators: int, cluster_b: int, cluster_d: int) -> str:
+    """How a record calls a tile of the sm_90a kernel."""
+    return f"sm_90a {positions} positions, {accumulators} live, cluster {cluster_b} x {cluster_d}"
+
+
 def measure(path: Path, end: float) -> None:
     """Measure until ``end``, the most important cases first."""
     limits = {dtype: measure_limits(DTYPES[dtype], "cuda", seconds=2.0) for dtype in ("bfloat16", "float16")}
@@ -83,6 +136,8 @@ def measure(path: Path, end: float) -> None:
             for name in NAMES:
                 for backward in (False, True):
                     yield measure_case(CASES[name], dtype, backward, limits[dtype], seconds=3.0)
+            if dtype == "bfloat16" and torch.cuda.get_device_capability() == (9, 0):
+                yield from (measure_tiles(CASES[name], limits[dtype], seconds=3.0) for name in NAMES)
 
     write_rows(path, head, rows(), end)
 
@@ -99,5 +154,23 @@ def table(record: dict) -> str:
     ]
     for dtype, limit in record["limits"].items():
         lines.append(f"- {dtype}: torch.mm {limit['gemm'] / 1e12:.0f} TFLOP/s, copy {limit['copy'] / 1e12:.2f} TB/s")
+    for row in record["rows"]:
+        if row["what"] == "fused kernel":
+            lines.append(f"- {best_tile(row)}")
     rates = {"TFLOP/s": lambda row, seconds: f"{row['flops'] / seconds / 1e12:.0f}"}
     return "\n".join([*lines, "", *table_of_rows(record["rows"], "{case} {dtype} {what}".format_map, "ms", rates)])
+
+
+def best_tile(row: dict) -> str:
+    """Which tile won a row of `measure_tiles`, and what the plan had chosen and foretold."""
+    plan, timings = row["plan"], row["timings"]
+    best = min(timings, key=lambda name: timings[name]["median"])
+    text = f"{row['case']}: fastest of {len(timings)} fused kernels is {best}, {timings[best]['median'] * 1e3:.3f} ms"
+    if "planned" in timings:
+        text += f"; planned {plan['fused']}, block_l {plan['block_l']}, {timings['planned']['median'] * 1e3:.3f} ms"
+    if plan["fused"] == "fused_sm90":
+        text += (
+            f" ({plan['live']} live, cluster {plan['cluster_b']} x {plan['cluster_d']}, modelled at "
+            f"{float(plan['modelled_limit']):.0%} of the tensor cores' rate, bound by {plan['bound']})"
+        )
+    return text

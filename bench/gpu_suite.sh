@@ -50,7 +50,7 @@ sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanit
 if [ -n "$sanitizer" ]; then
   for tool in memcheck racecheck initcheck synccheck; do # side by side: none of them is timed
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage "$tool" 100 "$sanitizer" --tool $tool --error-exitcode 9 \
-      "$python" -m pytest python_tests/ops/test_cuda_kernels.py python_tests/ops/test_*_cuda.py -m cuda -q -x -k "not repeats" -p no:cacheprovider &
+      "$python" -m pytest python_tests/ops/test_cuda_{kernels,hopper}.py python_tests/ops/test_*_cuda.py -m cuda -q -x -k "not repeats" -p no:cacheprovider &
   done
   wait
 else

@@ -2,7 +2,7 @@
 
 ``validated.json`` beside this file is a list of ``{"arch", "op", "kernel", "record"}``: the compute capability
 (``"9.0"``), the op, the kernel and the record under ``bench/results/`` that shows it correct and how fast. Kernels of
-multilinear_pool: ``"chunked"`` and ``"fused_sm80"`` (CUDA), ``"triton"``; of signed_sqrt_normalize,
+multilinear_pool: ``"chunked"``, ``"fused_sm80"`` and ``"fused_sm90"`` (CUDA), ``"triton"``; of signed_sqrt_normalize,
 falcon_loss and class_attentive_supcon: ``"cuda"`` and ``"triton"``. Entries are added by hand, from such a record.
 """
 

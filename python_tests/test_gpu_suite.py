@@ -75,12 +75,23 @@ def test_report_with_measurements(tmp_path):
     }
     machine = {"device": "GPU", "capability": "9.0", "torch": "2.11", "commit": "abc"}
     limits = {"bfloat16": {"gemm": 7.9e14, "copy": 4.3e12}}
-    record = {"date": "today", "machine": machine, "limits": limits, "rows": [row]}
+    plan = {"fused": "fused_sm90", "block_l": "200", "live": "1", "cluster_b": "2", "cluster_d": "2"}
+    tiles = {
+        **row,
+        "what": "fused kernel",
+        "timings": {"planned": timing, "sm_90a 112 positions, 3 live, cluster 1 x 2": {**timing, "median": 1e-3}},
+        "plan": {**plan, "modelled_limit": "0.888", "bound": "shared memory"},
+        "errors": {"planned": 4e-4, "sm_90a 112 positions, 3 live, cluster 1 x 2": 4e-4},
+        "peak_bytes": {"planned": 2**20, "sm_90a 112 positions, 3 live, cluster 1 x 2": 2**20},
+    }
+    record = {"date": "today", "machine": machine, "limits": limits, "rows": [row, tiles]}
     (tmp_path / "bench.json").write_text(json.dumps(record))
     text = report(tmp_path)
     assert "| vgg bfloat16 forward | cuda chunked | 1.000 (1.900-2.100) | 1000 | 50% | 2.00x | 64 | 4.0e-04 |" in text
     assert "| vgg bfloat16 forward | cuda fused | failed: RuntimeError: no |" in text
     assert "torch.mm 790 TFLOP/s, copy 4.30 TB/s" in text
+    assert "vgg: fastest of 2 fused kernels is sm_90a 112 positions, 3 live, cluster 1 x 2, 1.000 ms; planned" in text
+    assert "planned fused_sm90, block_l 200, 2.000 ms (1 live, cluster 2 x 2, modelled at 89% of" in text
 
 
 def test_report_with_falcon_loss(tmp_path):

@@ -48,6 +48,12 @@ def device_obstacle(device: torch.device) -> str | None:
 
 
 @functools.cache
+def built_for(arch: str) -> bool:
+    """Whether this build has code for ``arch`` ("80", "90a", ...) itself."""
+    return arch in _native.module().build_info()["cuda_archs"]
+
+
+@functools.cache
 def device_facts(device: torch.device) -> DeviceFacts:
     """What a plan depends on: (major, minor, multiprocessors, shared memory of a block, L2), memory in bytes."""
     p = torch.cuda.get_device_properties(device)

@@ -14,7 +14,7 @@ from .._encoding import DTYPES, address, encode, size_obstacle, strided
 from .._ops.problem import Problem, layout_of
 from .._validated import unvalidated as _unvalidated
 from .._validated import validated
-from . import current_stream, device_facts, device_obstacle, unavailable
+from . import built_for, current_stream, device_facts, device_obstacle, unavailable
 
 __all__ = [
     "algorithm",
@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 _OP = "multilinear_pool"
+_SM90 = "90a"
+Wish = tuple[int, int, int, int]  # a tile of the sm_90a kernel: FusedWish of c2f/multilinear_pool.h
+_NO_WISH: Wish = (0, 0, 1, 1)
 _LAYOUTS = {"positions": 0, "channels": 1, "strided": 2}  # Layout of c2f/multilinear_pool.h
 
 
@@ -38,7 +41,7 @@ def unsupported(problem: Problem, algo: str) -> str | None:
         return why
     if algo == "fused":
         plan = plan_of(problem)
-        return None if plan["block_l"] else plan["reason"]
+        return plan["reason"] if plan["fused"] == "chunked" else None
     return None
 
 
@@ -52,20 +55,34 @@ def algorithm(problem: Problem, algo: str) -> str:
     if algo != "direct":
         return algo
     kernel = plan_of(problem)["kernel"]
-    capability = torch.cuda.get_device_capability(problem.device)
-    return "fused" if kernel != "chunked" and validated(_OP, kernel, capability) else "chunked"
+    return "fused" if kernel != "chunked" and _is_validated(problem, kernel) else "chunked"
 
 
 def describe(problem: Problem, algo: str) -> str:
     """The plan, printable."""
-    return ", ".join(f"{name}={value}" for name, value in plan_of(problem).items())
+    plan = {name: round(v, 3) if isinstance(v, float) else v for name, v in plan_of(problem).items()}
+    return ", ".join(f"{name}={value}" for name, value in plan.items())
 
 
 def plan_of(problem: Problem) -> dict[str, Any]:
-    """The plan of the kernels for ``problem`` on its device, name -> value."""
-    return _native.module().multilinear_pool_cuda_plan(
-        encode(problem), _LAYOUTS[problem.layout], device_facts(problem.device)
-    )
+    """The plan of the kernels for ``problem`` on its device, name -> value.
+
+    Where two fused kernels can run and records validate only the older one, it is planned; else the newer one.
+    """
+    newer = _plan(problem, sm90a=built_for(_SM90))
+    if newer["fused"] != "fused_sm90" or _is_validated(problem, "fused_sm90"):
+        return newer
+    older = _plan(problem, sm90a=False)
+    return older if _is_validated(problem, older["fused"]) else newer
+
+
+def _plan(problem: Problem, *, sm90a: bool) -> dict[str, Any]:
+    facts = device_facts(problem.device)
+    return _native.module().multilinear_pool_cuda_plan(encode(problem), _LAYOUTS[problem.layout], (*facts, sm90a))
+
+
+def _is_validated(problem: Problem, kernel: str) -> bool:
+    return validated(_OP, kernel, device_facts(problem.device)[:2])
 
 
 def multilinear_pool_fwd(
@@ -86,8 +103,9 @@ def multilinear_pool_fwd(
     problem = Problem.of(features, weights, mask, interactions, activation)
     one_layout = all(layout_of(x) == problem.layout for x in features)
     with torch.cuda.device(problem.device):
-        if algo == "fused" and one_layout and not save:
-            return fused_fwd(problem, features, weights, biases, mask), []
+        kernel = _fused_kernel(problem, features, weights) if algo == "fused" and one_layout and not save else "chunked"
+        if kernel != "chunked":
+            return fused_fwd(problem, features, weights, biases, mask, kernel), []
         plan = plan_of(problem)
         return chunked_fwd(
             features,
@@ -144,8 +162,14 @@ def fused_fwd(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
     mask: Tensor | None,
+    kernel: str,
+    wish: Wish = _NO_WISH,
 ) -> Tensor:
-    """Pool by the fused kernel -> p ``[B, Q, D]``; raises RuntimeError where it cannot run."""
+    """Pool by a fused kernel -> p ``[B, Q, D]``; raises RuntimeError where it cannot run.
+
+    ``kernel``: "fused_sm80" or "fused_sm90". ``wish``: a tile of the latter to take, (positions, accumulators, blocks
+    of a cluster along samples, along columns).
+    """
     weights = [w if w.stride(1) == 1 else w.contiguous() for w in weights]
     p = features[0].new_empty((problem.batch, len(problem.interactions), problem.width), dtype=torch.float32)
     _native.module().multilinear_pool_cuda_fwd(
@@ -156,10 +180,30 @@ def fused_fwd(
         address(mask),
         p.data_ptr(),
         _LAYOUTS[problem.layout],
-        device_facts(problem.device),
+        (*device_facts(problem.device), kernel == "fused_sm90"),
+        wish,
         current_stream(problem.device),
     )
     return p
+
+
+def _fused_kernel(problem: Problem, features: Sequence[Tensor], weights: Sequence[Tensor]) -> str:
+    """The fused kernel for these operands, "chunked" where there is none.
+
+    What the sm_90a kernel cannot read goes to that of sm_80, but not where records validate the newer one alone.
+    """
+    kernel = plan_of(problem)["fused"]
+    # Weights whose rows are not contiguous are copied.
+    if kernel != "fused_sm90" or all(map(_can_map, (*features, *(w for w in weights if w.stride(1) == 1)))):
+        return kernel
+    only_newer = _is_validated(problem, "fused_sm90") and not _is_validated(problem, "fused_sm80")
+    return "chunked" if only_newer else "fused_sm80"
+
+
+def _can_map(x: Tensor) -> bool:
+    """Whether the copy engine of sm_90 can read ``x``, 16-bit: address and strides are multiples of 16 bytes."""
+    strides = [stride for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1 and stride != 1]
+    return x.data_ptr() % 16 == 0 and all(stride > 0 and stride % 8 == 0 for stride in strides)
 
 
 def hadamard_reduce(

@@ -6,6 +6,7 @@
 #include "cuda/interactions.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mma_sm80.cuh"
+#include "cuda/products.cuh"
 #include "cuda/reduce.cuh"
 #include "cuda/vec.cuh"
 #include "plan/fused_sm80_tile.h"
@@ -22,7 +23,6 @@ using fused_sm80::kThreads;
 constexpr int kWarpsD = 4, kWarpsL = 2;
 constexpr int kWarpD = kBlockD / kWarpsD;  // columns of a warp
 constexpr int kTilesD = kWarpD / 16;
-constexpr int kProducts = 4;     // (0,1) (0,2) (1,2) (0,1,2), asked for or not; with two factors only the first
 constexpr int kSampleGroup = 8;  // samples that run together and share weights in L2
 
 struct FusedParams {
@@ -273,17 +273,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// Which of the kProducts sums an interaction is; -1: none.
-int product_of(const InteractionSet& set, int q) {
-  int factors = 0;
-  for (int k = 0; k < set.degree[q]; ++k) {
-    const int bit = 1 << set.factor[q][k];
-    if (factors & bit) return -1;
-    factors |= bit;
-  }
-  return factors == 3 ? 0 : factors == 5 ? 1 : factors == 6 ? 2 : factors == 7 ? 3 : -1;
-}
-
 // The widest of 16, 8 and 2 bytes to which `bytes` is aligned.
 int widest(uint64_t bytes) { return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : 2; }
 
@@ -315,10 +304,9 @@ Status launch_layout(const FusedParams& params, Layout layout, int block_l, void
 
 }  // namespace
 
-Status launch_multilinear_pool_fwd(const MultilinearPoolFwdArgs& args, const MultilinearPoolCudaPlan& plan,
-                                   void* stream) {
+Status launch_multilinear_pool_fwd_sm80(const MultilinearPoolFwdArgs& args, const MultilinearPoolCudaPlan& plan,
+                                        void* stream) {
   const MultilinearPoolProblem& problem = args.problem;
-  if (plan.block_l == 0) return Status::error(std::string("multilinear_pool_fwd: ") + plan.reason);
   if (problem.B == 0 || problem.D == 0) return Status();
   bool fits = (problem.M == 2 || problem.M == 3) && problem.L > 0 &&
               std::max({problem.B, problem.L, problem.D}) <= fused_sm80::kMaxSize;

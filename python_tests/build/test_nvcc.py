@@ -21,9 +21,11 @@ SOURCES = sorted(CUDA.glob("*.cu"), key=lambda path: -path.stat().st_size)  # th
 # Hadamard kernels keep two blocks of 256 threads on a multiprocessor (128), the normalisation kernels two of 512 (64).
 # falcon_loss: a row of 10240 classes takes one block of 512 threads forward (128), two where rows are swept (64), and
 # backward one at least, two where vectors are loaded. class_attentive: a block of
-# 256 threads (255) holds sums of 64 x 128 gradients and as many of their norms.
+# 256 threads (255) holds sums of 64 x 128 gradients and as many of their norms. multilinear_pool_fwd_sm90: what a block
+# of 384 threads starts with (168); its warpgroups then have 24 and 240, and ptxas spills where a branch needs more.
 REGISTERS = {
     "multilinear_pool_fwd_sm80": 255,
+    "multilinear_pool_fwd_sm90": 168,
     "hadamard_reduce": 128,
     "hadamard_grad": 128,
     "signed_sqrt_normalize": 64,
@@ -136,6 +138,37 @@ def test_fused_forward_uses_tensor_cores_and_asynchronous_copies(compiled, arch)
         assert "LDL" not in function and "STL" not in function
 
 
+def test_sm90_forward_multiplies_warpgroups_and_copies_by_tensor_maps(compiled):
+    """Nothing that ptxas calls a performance loss (C75..): it serialises wgmma, or ignores the split of registers."""
+    result = compiled["multilinear_pool_fwd_sm90", "sm_90a"]
+    assert "C75" not in result.log
+    functions = sass(result.cubin).split("Function : ")[1:]
+    tiles = {}
+    for function in functions:
+        name = function.split("\n", 1)[0]
+        kind, block_l, live, layout = re.search(
+            r"kernelI(6__half|13__nv_bfloat16)Li(\d+)ELi(\d)ELN\w*LayoutE(\d)E", name
+        ).groups()
+        tiles.setdefault((int(block_l), int(live)), set()).add((kind, layout))
+        operands = r"gdesc\[UR\d+\]\.tnspA" + (r"\.tnspB" if layout == "0" else "")
+        products = re.findall(r"HGMMA\.64x(\d+)x16\.F32(\.BF16)? R\d+, (\S+?), R\d+(, !?UP\d)?", function)
+        # Three factors of four steps; the first step of each starts its sums by a predicate, not by zeros.
+        assert len(products) == 12 and sum(bool(predicate) for *_, predicate in products) == 3, name
+        for size, bf16, operand, _ in products:
+            assert size == block_l and bool(bf16) == ("bfloat16" in kind) and re.fullmatch(operands, operand), name
+        assert re.search(r"UTMALDG\.4D \[", function) and "UTMALDG.4D.MULTICAST" in function, name
+        assert "SYNCS.PHASECHK.TRANS64.TRYWAIT" in function and "SYNCS.ARRIVE.TRANS64" in function, name
+        assert re.search(r"USETMAXREG\.TRY_ALLOC\.CTAPOOL UP\d, 0xf0", function), name  # 240
+        assert "USETMAXREG.DEALLOC.CTAPOOL 0x18" in function, name  # 24
+        assert "LDL" not in function and "STL" not in function, name
+        # A fence of all memory in the loop would cost more than a stage.
+        loop = function[function.index("HGMMA") : function.rindex("HGMMA")]
+        assert not re.search("MEMBAR|CCTL|ERRBAR", loop), name
+    listed = re.search(r"kTiles\[\] = (.*);", (ROOT / "csrc" / "plan" / "fused_sm90_tile.h").read_text())[1]
+    assert set(tiles) == {(int(a), int(b)) for a, b in re.findall(r"\{(\d+), (\d+)\}", listed)}
+    assert all(len(kinds) == 4 for kinds in tiles.values())
+
+
 @pytest.mark.parametrize("source", ["hadamard_reduce", "hadamard_grad"])
 def test_hadamard_kernels_move_vectors(compiled, source):
     wide = 0
@@ -183,5 +216,5 @@ def test_class_attentive_sweeps(compiled, arch):
 def test_assembly_and_launches_have_one_place():
     for path in CUDA.glob("*.cu*"):
         text = path.read_text()
-        assert ("asm" in re.findall(r"\basm\b", text)) == (path.name == "mma_sm80.cuh"), path.name
-        assert ("<<<" in text) == (path.name == "launch.cuh"), path.name
+        assert ("asm" in re.findall(r"\basm\b", text)) == (path.name in ("mma_sm80.cuh", "sm90.cuh")), path.name
+        assert ("<<<" in text) == ("cudaLaunchKernelEx" in text) == (path.name == "launch.cuh"), path.name

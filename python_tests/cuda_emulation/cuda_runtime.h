@@ -73,8 +73,9 @@ using Combine = void (*)(const unsigned char (*inputs)[kPayloadBytes], unsigned 
 void meet_warp(const char* operation, Combine combine, void* payload, int bytes);
 void meet_block();
 
-// Runs body(argument) on `threads` fibers of block `block`.
-void run_block(unsigned block, int threads, int64_t shared_bytes, void (*body)(void*), void* argument);
+// Runs body(argument) on `threads` fibers of each of the `cluster` blocks from `first_block` on.
+void run_cluster(unsigned first_block, int cluster, int threads, int64_t shared_bytes, void (*body)(void*),
+                 void* argument);
 
 unsigned char* dynamic_shared();
 
@@ -90,6 +91,12 @@ void wait(int pending);
 extern EmulatedIndex threadIdx, blockIdx;
 
 inline void __syncthreads() { emulation::meet_block(); }
+inline void __syncwarp() {
+  char nothing = 0;
+  emulation::meet_warp(
+      "syncwarp", [](const unsigned char (*)[emulation::kPayloadBytes], unsigned char (*)[emulation::kPayloadBytes]) {},
+      &nothing, 1);
+}
 
 // T: float or int.
 template <class T>

@@ -25,12 +25,13 @@ def build_emulation(folder: Path):
         pytest.skip("the emulation needs g++ on Linux")
     pybind11 = pytest.importorskip("pybind11")
     emulation, csrc = ROOT / "python_tests" / "cuda_emulation", ROOT / "csrc"
-    flags = ["-std=c++17", "-O1", "-fPIC", "-DC2F_HAS_CUDA", "-Wno-unknown-pragmas", "-x", "c++"]
+    flags = ["-std=c++17", "-O1", "-fPIC", "-DC2F_HAS_CUDA", "-DC2F_HAS_SM90"]
+    flags += ["-Wno-unknown-pragmas", "-Wno-psabi", "-x", "c++"]
     flags += [
         f"-I{p}" for p in (emulation, csrc / "include", csrc, pybind11.get_include(), sysconfig.get_path("include"))
     ]
     sources = [*sorted((csrc / "cuda").glob("*.cu")), *sorted((csrc / "bindings").glob("bind_*_cuda.cpp"))]
-    sources += [*sorted((csrc / "plan").glob("*_cuda_plan.cpp")), emulation / "fibers.cpp"]
+    sources += [*sorted((csrc / "plan").glob("*_cuda_plan.cpp")), *sorted(emulation.glob("*.cpp"))]
 
     def run(*command: object) -> None:
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True)

@@ -29,6 +29,7 @@ def emulate(module, patch) -> None:
     for launcher in (room, norm_room):
         patch.setattr(launcher, "current_stream", lambda _: 0)
     patch.setattr(room, "device_facts", lambda _: (8, 0, 108, 163 << 10, 1 << 20))
+    patch.setattr(room, "built_for", lambda _: False)
 
 
 @pytest.fixture(params=[pytest.param("emulated", marks=pytest.mark.slow), GPU])

@@ -6,8 +6,11 @@ import itertools
 import math
 
 import pytest
+import torch
 
 from c2f_ops import MLP, _native, _validated
+from c2f_ops._ops.problem import Problem
+from c2f_ops.cuda import multilinear_pool as room
 from c2f_ops.cuda import runs_on
 
 pytestmark = pytest.mark.skipif(_native.unavailable() is not None, reason=str(_native.unavailable()))
@@ -39,10 +42,10 @@ SHAPES = {  # B, L, C, D, layout
 }
 
 
-def plan(gpu, shape, *, dtype=BFLOAT16, interactions=MLP, factors=3):
+def plan(gpu, shape, *, dtype=BFLOAT16, interactions=MLP, factors=3, activation=0, sm90a=False, wish=(0, 0, 1, 1)):
     B, L, C, D, layout = shape
-    problem = (B, L, D, (C,) * factors, dtype, 0, 0, 0, interactions)
-    return _native.module().multilinear_pool_cuda_plan(problem, layout, gpu)
+    problem = (B, L, D, (C,) * factors, dtype, 0, activation, 0, interactions)
+    return _native.module().multilinear_pool_cuda_plan(problem, layout, (*gpu, sm90a), wish)
 
 
 @pytest.mark.parametrize("gpu", GPUS)
@@ -84,6 +87,7 @@ def test_fused_only_where_it_can_run(gpu, name):
     (major, _, sms, shared, _), (B, _, _, D, layout) = GPUS[gpu], SHAPES[name]
     got = plan(GPUS[gpu], SHAPES[name])
     assert got["kernel"] == ("fused_sm80" if got["grid"] >= sms else "chunked")
+    assert got["fused"] == ("fused_sm80" if got["block_l"] else "chunked")
     assert got["kernel"] == "fused_sm80" or got["reason"].startswith("the fused kernel")
     if got["block_l"] == 0:
         assert got["grid"] == 0 and (major < 8 or shared < 80 << 10)
@@ -133,6 +137,93 @@ def test_fused_takes_any_order_of_distinct_factors():
 def test_bad_device_facts_are_an_error():
     with pytest.raises(RuntimeError, match="device facts"):
         plan((9, 0, 0, 0, 0), SHAPES["vgg"])
+
+
+H200 = GPUS["H200"]
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_sm90_on_hopper_alone_and_only_where_it_is_built(gpu, name):
+    B, L, C, D, layout = SHAPES[name]
+    assert plan(GPUS[gpu], SHAPES[name])["fused"] != "fused_sm90"
+    got = plan(GPUS[gpu], SHAPES[name], sm90a=True)
+    mapped = D % 8 == 0 and (L if layout == POSITIONS else C) % 8 == 0
+    assert (got["fused"] == "fused_sm90") == (gpu == "H200" and mapped)
+    if got["fused"] != "fused_sm90":
+        assert gpu != "H200" or got["kernel"] == "chunked" or got["reason"].startswith("sm_80 kernel: that of sm_90a")
+        return
+    assert got["kernel"] == ("fused_sm90" if got["grid"] >= H200[2] else "chunked")
+    clusters = math.ceil(B / got["cluster_b"]) * math.ceil(D / 128 / got["cluster_d"])
+    assert got["grid"] == clusters * got["cluster_b"] * got["cluster_d"]
+    assert got["stages"] >= 3 and got["shared_bytes"] <= H200[3] and got["threads"] == 384
+    assert 0 < got["modelled_limit"] <= 1 and got["bound"]
+
+
+@pytest.mark.parametrize(
+    ("L", "block_l"), [(8, 64), (56, 64), (128, 128), (196, 200), (384, 192), (784, 200), (1024, 208)]
+)
+def test_sm90_tile_follows_positions(L, block_l):
+    assert plan(H200, (64, L, 512, 8192, CHANNELS), sm90a=True)["block_l"] == block_l
+
+
+def test_sm90_takes_the_least_modelled_time():
+    """The model by hand for the reference case: 4 tiles of 200, clusters of four, what the tensor cores wait for."""
+    got = plan(H200, SHAPES["vgg"], sm90a=True)
+    assert (got["block_l"], got["live"], got["cluster_b"], got["cluster_d"]) == (200, 1, 2, 2)
+    stage = max(2 * 64 * 200 * 64 / 2048, (2 * 2 * 128 * 64 + 3 * 2 * 200 * 64) / 128)  # clocks; L2: 8192 + 12800 at 32
+    waves = math.ceil(8 * 64 / 128)
+    useful = 8 * 784 * 8192 * 3 * 512 / (2048 * 132)
+    assert got["modelled_limit"] == pytest.approx(useful / (stage * waves * 4 * 3 * 8))
+    assert got["bound"] == "shared memory"
+    single = plan(H200, SHAPES["vgg"], sm90a=True, wish=(200, 1, 1, 1))
+    assert single["bound"] == "L2" and single["modelled_limit"] < got["modelled_limit"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"shape": (8, 783, 512, 8192, POSITIONS)}, "multiple of 8 positions"),
+        ({"shape": (8, 784, 510, 8192, CHANNELS)}, "multiples of 8 channels"),
+        ({"shape": (8, 784, 512, 8188, POSITIONS)}, "width that is a multiple of 8"),
+        ({"activation": 2}, "no tanh"),
+    ],
+)
+def test_sm90_hands_over_to_sm80(change, reason):
+    shape = change.pop("shape", SHAPES["vgg"])
+    got = plan(H200, shape, sm90a=True, **change)
+    assert got["kernel"] == "fused_sm80" and reason in got["reason"]
+    with pytest.raises(RuntimeError, match=reason):
+        plan(H200, shape, sm90a=True, wish=(200, 1, 1, 1), **change)
+
+
+def test_sm90_wishes():
+    for wish in ((112, 3, 1, 2), (64, 3, 2, 1), (208, 1, 2, 2)):
+        got = plan(H200, SHAPES["vgg"], sm90a=True, wish=wish)
+        assert tuple(got[name] for name in ("block_l", "live", "cluster_b", "cluster_d")) == wish
+    for wish in ((112, 1, 1, 1), (100, 3, 1, 1), (200, 1, 4, 1)):
+        with pytest.raises(RuntimeError, match="no tile that fits"):
+            plan(H200, SHAPES["vgg"], sm90a=True, wish=wish)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "fused", "algorithm"),
+    [
+        ((), "fused_sm90", "chunked"),
+        (("chunked",), "fused_sm90", "chunked"),
+        (("fused_sm80",), "fused_sm80", "fused"),
+        (("fused_sm90",), "fused_sm90", "fused"),
+        (("fused_sm80", "fused_sm90"), "fused_sm90", "fused"),
+    ],
+)
+def test_a_record_of_one_fused_kernel_does_not_validate_the_other(monkeypatch, recorded, fused, algorithm):
+    entry = {"arch": "9.0", "op": "multilinear_pool", "record": "bench/results/x.json"}
+    monkeypatch.setattr(_validated, "records", lambda: tuple({**entry, "kernel": kernel} for kernel in recorded))
+    monkeypatch.setattr(room, "device_facts", lambda _: H200)
+    monkeypatch.setattr(room, "built_for", lambda _: True)
+    problem = Problem(torch.device("cuda"), torch.bfloat16, 8, 784, 8192, (512,) * 3, MLP)
+    assert room.plan_of(problem)["fused"] == fused
+    assert room.algorithm(problem, "direct") == algorithm and room.algorithm(problem, "fused") == "fused"
 
 
 @pytest.mark.parametrize(

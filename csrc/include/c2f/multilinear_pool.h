@@ -130,33 +130,48 @@ Status run_multilinear_pool_bwd(const MultilinearPoolBwdArgs& args, const Multil
 struct CudaDevice {
   int32_t major = 0, minor = 0, num_sms = 0;
   int64_t shared_bytes_per_block = 0, l2_bytes = 0;
+  bool sm90a = false;  // kernels of sm_90a may be taken: they are built in
 };
 
 // Which dimension of a feature [B, L, C] is contiguous: positions (NCHW maps), channels (NHWC maps, tokens), or neither.
 enum class Layout : int32_t { kPositions = 0, kChannels = 1, kStrided = 2 };
 
-// Which kernel forms the projections and their products in the forward. The fused kernel for sm_90a has its place beside it, in
-// multilinear_pool_fwd_sm90.cu.
-enum class CudaKernel : int32_t { kChunked = 0, kFusedSm80 = 1 };
+// Which kernel forms the projections and their products in the forward.
+enum class CudaKernel : int32_t { kChunked = 0, kFusedSm80 = 1, kFusedSm90 = 2 };
 
 // How the CUDA kernels will run a problem: a pure host function of sizes, layout and device facts.
 struct MultilinearPoolCudaPlan {
   CudaKernel kernel = CudaKernel::kChunked;  // recommended for the forward
   const char* reason = "";                   // why this kernel
-  // fused, all 0 where it cannot run: a block computes block_l positions by block_d columns at a time, block_c channels per step
+  // fused, all 0 where none can run: a block computes block_l positions by block_d columns at a time, block_c channels per step
+  CudaKernel fused = CudaKernel::kChunked;  // which fused kernel can run; kChunked: none
   int32_t block_l = 0, block_d = 0, block_c = 0, stages = 0, threads = 0;
   int64_t grid = 0, shared_bytes = 0;
+  // sm_90a: factors with a float32 accumulator (the others wait in 16 bits), blocks of a cluster along samples and columns
+  int32_t live = 0, cluster_b = 1, cluster_d = 1;
+  // sm_90a: modelled share of the tensor cores' rate, and what keeps it below 1 most (plan/fused_sm90_tile.h)
+  double limit = 0;
+  const char* bound = "";
   // chunked forward, every backward: samples and columns of one chunk
   int64_t chunk_b = 0, chunk_d = 0;
 };
 
+// A tile of the sm_90a kernel to take instead of the planned one, for benchmarks and tests; block_l = 0: no wish.
+struct FusedWish {
+  int32_t block_l = 0, live = 0, cluster_b = 1, cluster_d = 1;
+};
+
 // `layout` is that of all features, kStrided where they differ.
 Status plan_multilinear_pool_cuda(const MultilinearPoolProblem& problem, Layout layout, const CudaDevice& device,
-                                  MultilinearPoolCudaPlan* plan);
+                                  const FusedWish& wish, MultilinearPoolCudaPlan* plan);
 
 // Fully fused forward, 16-bit storage types, M = 2 or 3, products of distinct factors: p is written, projections are not saved.
-// Needs what the plan was made for, and weights with stride_d = 1. `stream` is a cudaStream_t.
-Status launch_multilinear_pool_fwd(const MultilinearPoolFwdArgs& args, const MultilinearPoolCudaPlan& plan, void* stream);
+// Needs what the plan was made for, and weights with stride_d = 1; sm90 also addresses and strides that are multiples of 16
+// bytes, an error otherwise. `stream` is a cudaStream_t. plan.fused says which one.
+Status launch_multilinear_pool_fwd_sm80(const MultilinearPoolFwdArgs& args, const MultilinearPoolCudaPlan& plan,
+                                        void* stream);
+Status launch_multilinear_pool_fwd_sm90(const MultilinearPoolFwdArgs& args, const MultilinearPoolCudaPlan& plan,
+                                        void* stream);
 
 // Chunked path. The projections of one chunk (problem.B samples, `width` columns from column `first` on) were made by GEMM, before
 // bias and activation when `raw`, after them otherwise (a saved slice).
