@@ -32,7 +32,6 @@ KERNELS: dict[str, dict[str, str | bool]] = {
 # Tiles and clusters of the sm_90a kernel: kTiles and kClusters of csrc/plan/fused_sm90_tile.h.
 TILES = ((64, 3), (112, 3), (128, 3), (192, 1), (200, 1), (208, 1))
 CLUSTERS = ((1, 1), (1, 2), (2, 1), (2, 2))
-CALLS = 10  # a measurement of a tile is of this many calls in a row: the next one is queued while a kernel runs
 
 
 def contenders(
@@ -86,7 +85,7 @@ def measure_tiles(case: Case, limits: Limits, seconds: float, device: str = "cud
 
     def contender(kernel: str, wish: room.Wish) -> tuple[Callable[[], object], Callable[[], Tensor]]:
         return (
-            lambda: [pool(kernel, wish) for _ in range(CALLS)],
+            lambda: pool(kernel, wish),
             lambda: signed_sqrt_normalize(pool(kernel, wish), backend="reference").flatten(1),
         )
 
@@ -95,17 +94,12 @@ def measure_tiles(case: Case, limits: Limits, seconds: float, device: str = "cud
     for tile, cluster in itertools.product(TILES, CLUSTERS):
         runs[tile_name(*tile, *cluster)] = contender("fused_sm90", (*tile, *cluster))
     row = measure_contenders(runs, truth, seconds=seconds, device=device)
-    timings = {
-        name: {key: value if key == "samples" else value / CALLS for key, value in timing.items()}
-        for name, timing in row["timings"].items()  # type: ignore[attr-defined]
-    }
     flops = case.flops("mlp")
     return {
         "case": case.name,
         "dtype": "bfloat16",
         "what": "fused kernel",
         **row,
-        "timings": timings,
         "plan": {key: str(value) for key, value in plan.items()},
         "flops": flops,
         "limit_seconds": max(flops / limits.gemm, case.minimum_bytes("mlp", 2) / limits.copy),

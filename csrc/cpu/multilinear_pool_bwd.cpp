@@ -28,7 +28,7 @@ class Backward {
         problem_(args.problem),
         kernels_(cpu_kernels(args.problem.dtype, args.problem.precision)),
         operands_{kernels_, problem_, args.features, args.weights, args.biases, args.mask},
-        num_threads_(num_threads),
+        num_threads_(threads_worth(args.problem, num_threads)),
         tiles_per_block_(plan.block_rows / kernels_.mr) {
     Arena arena(scratch), count(nullptr);
     shared_.take(arena, problem_, plan, kernels_);

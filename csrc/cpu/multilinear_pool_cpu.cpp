@@ -64,6 +64,14 @@ int64_t Rows::run_end(int64_t row, int64_t end) const {
   return row;
 }
 
+int threads_worth(const MultilinearPoolProblem& problem, int num_threads) {
+  constexpr int64_t kFewMultiplyAdds = 1 << 20;
+  int64_t channels = 0;
+  for (int m = 0; m < problem.M; ++m) channels += problem.C[m];
+  const double multiply_adds = static_cast<double>(problem.B * problem.L) * static_cast<double>(problem.D * channels);
+  return multiply_adds < kFewMultiplyAdds ? 1 : num_threads;
+}
+
 // ---- operands -----------------------------------------------------------------------------------
 
 const void* Operands::feature(int m, int64_t position, int64_t c) const {

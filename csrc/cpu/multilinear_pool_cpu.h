@@ -21,6 +21,9 @@ inline int64_t tasks_wanted(int num_threads) { return 8 * int64_t{num_threads}; 
 // Of those that begin with work of their own, no more than this.
 inline int64_t costly_tasks_wanted(int num_threads) { return 2 * int64_t{num_threads}; }
 
+// One thread for what it computes in less time than it takes to wake the others.
+int threads_worth(const MultilinearPoolProblem& problem, int num_threads);
+
 // K filled up to k_step.
 inline int64_t padded(int64_t K, const Kernels& kernels) { return ceil_div(K, kernels.k_step) * kernels.k_step; }
 

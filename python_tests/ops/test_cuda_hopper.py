@@ -173,7 +173,7 @@ def test_operands_that_the_copy_engine_cannot_read(device, monkeypatch):
 
 @pytest.mark.slow
 def test_benchmark_of_tiles(hopper, monkeypatch):
-    for name, value in (("CALLS", 1), ("TILES", TILES[::5]), ("CLUSTERS", CLUSTERS[::3])):
+    for name, value in (("TILES", TILES[::5]), ("CLUSTERS", CLUSTERS[::3])):
         monkeypatch.setattr(gpu_multilinear_pool, name, value)
     case = Case("small", "", 2, 4, 16, 64)
     row = gpu_multilinear_pool.measure_tiles(case, Limits(1e15, 4e12), seconds=0.0, device="cpu")
