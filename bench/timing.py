@@ -14,7 +14,7 @@ import torch
 
 # How long a GPU waits, 1 ms or so, while what is timed is queued: its work is measured, not that of Python before it.
 _QUEUE_CYCLES = 2_000_000
-_SAMPLE_SECONDS = 5e-3
+_SAMPLE_SECONDS = 1e-2
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time callables in turns for ``seconds``, each ``least`` to ``most`` times, after one warm-up.
 
-    On a CPU a sample of a short callable is the mean of several calls, 5 ms of them, so that it does not pay for the
+    On a CPU a sample of a short callable is the mean of several calls, 10 ms of them, so that it does not pay for the
     caches that the others have filled. ``clock``: "wall", or "cpu", the processor time of all threads, which a machine
     shared with others does not stretch.
     """
@@ -53,7 +53,9 @@ def interleave(
         run()
     calls = dict.fromkeys(contenders, 1)
     if not device.startswith("cuda"):
-        calls = {name: max(1, round(_SAMPLE_SECONDS / _once(run, device, clock))) for name, run in contenders.items()}
+        for name, run in contenders.items():
+            shortest = min(_once(run, device, clock) for _ in range(3))
+            calls[name] = max(1, round(_SAMPLE_SECONDS / max(shortest, 1e-6)))
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + seconds
     while len(next(iter(samples.values()))) < most:
