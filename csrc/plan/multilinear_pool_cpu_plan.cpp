@@ -1,6 +1,6 @@
-// Blocking of multilinear_pool on the CPU, from sizes alone. The number of threads changes how work is cut, never the
-// order of a sum: unit_d, fwd_chunk_d and the sizes of tasks (product_*) may follow it; block_rows, chunk_d and chunk_b
-// must not.
+// Blocking of multilinear_pool on the CPU, from sizes and that of L2. The number of threads changes how work is cut,
+// never the order of a sum: unit_d, fwd_chunk_d and the sizes of tasks (product_*) may follow it; block_rows, chunk_d
+// and chunk_b must not.
 #include <algorithm>
 #include <numeric>
 #include <string>

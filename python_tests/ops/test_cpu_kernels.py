@@ -109,17 +109,18 @@ print(module().multilinear_pool_cpu_plan(encode(Problem.of(*operands, None, ((0,
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "amx"])
-def test_instruction_sets(isa):
+@pytest.mark.parametrize(
+    "names", [("kernels", "edges"), pytest.param(("precision", "threads"), marks=pytest.mark.slow)]
+)
+def test_instruction_sets(isa, names):
     """Accuracy, edges, precisions and threads, again with every instruction set of this machine."""
     probe = in_child("-c", PRINT_ISA, C2F_CPU_ISA=isa)
     if probe.returncode:
         assert "C2F_CPU_ISA" in probe.stderr, probe.stderr
         pytest.skip(probe.stderr.strip().splitlines()[-1])
     assert probe.stdout.strip() == isa
-    here = Path(__file__)
-    files = [here, *map(here.with_name, ("test_cpu_edges.py", "test_cpu_precision.py", "test_cpu_threads.py"))]
+    files = [Path(__file__).with_name(f"test_cpu_{name}.py") for name in names]
     options = ("-q", "-x", "-p", "no:cacheprovider", "-k", "not instruction_sets and not ctrl_c")
     tests = in_child("-m", "pytest", *options, *files, C2F_CPU_ISA=isa, OMP_NUM_THREADS="1")
     assert tests.returncode == 0, tests.stdout[-2000:] + tests.stderr[-2000:]
