@@ -24,9 +24,10 @@ SAVE_BUDGET_BYTES = 2**31
 
 # Flops per byte at which rebuilding a projection costs as much as writing and reading it (spec: c > s TC / BW), by
 # operand size. H200: 790 TFLOP/s at 16 bits and 50 TFLOP/s in float32 against 4.3 TB/s. On a CPU by planes on AMX, 0
-# for float32 vectors: measured on the VGG case of bench/cases.py, where in float32 both take as long at c = 512.
+# for float32 vectors: measured on cases of bench/cases.py; in float32 both take as long at c = 256, and at 512 saving
+# wins by an eighth.
 _RIDGE = {2: 184.0, 4: 12.0, 8: 12.0}
-_RIDGE_CPU = {0: 128.0, 1: 800.0, 2: 200.0}
+_RIDGE_CPU = {0: 96.0, 1: 800.0, 2: 200.0}
 # Largest cost of the Gram path, in parts of the direct one, at which it is taken. On a CPU the direct kernels reach
 # more of the machine than Gram's products in torch do, above all on AMX in one plane or two (HBP at C = 512, cost 0.72:
 # forward and backward take 1.04, 6.5 and 1.7 times as long).

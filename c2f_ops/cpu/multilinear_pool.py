@@ -72,9 +72,9 @@ def algorithm(problem: Problem, algo: str) -> str:
     return "fused"
 
 
-def describe(problem: Problem, algo: str) -> str:
+def describe(problem: Problem, algo: str, saves: bool = False) -> str:
     """The plan, printable."""
-    plan = _native.module().multilinear_pool_cpu_plan(encode(problem, matmul_precision()), num_threads())
+    plan = _native.module().multilinear_pool_cpu_plan(encode(problem, matmul_precision()), saves, num_threads())
     return ", ".join(f"{name}={value}" for name, value in plan.items())
 
 
@@ -98,7 +98,7 @@ def multilinear_pool_fwd(
     p = features[0].new_empty((problem.batch, len(interactions), problem.width), dtype=torch.float32)
     shape = (problem.batch, problem.positions, problem.width)
     projections = [x.new_empty(shape) for x in features] if save else []
-    with _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["fwd_scratch_bytes"]) as scratch:
+    with _scratch(native.multilinear_pool_cpu_plan(encoded, save, threads)["fwd_scratch_bytes"]) as scratch:
         native.multilinear_pool_cpu_fwd(
             encoded,
             *_operands(features, weights, biases, mask),
@@ -130,7 +130,7 @@ def repeatable_fwd(
     """
     native, (threads, precision) = _native.module(), settings()
     encoded, options = encode(problem, precision), encode_norm(*norm)
-    size = native.multilinear_pool_cpu_plan(encoded, threads)["fwd_scratch_bytes"]
+    size = native.multilinear_pool_cpu_plan(encoded, save, threads)["fwd_scratch_bytes"]
     batch, count, width, factors = problem.batch, len(problem.interactions), problem.width, len(problem.channels)
     views, w_strides = [*zip(offsets, strides[:factors], strict=True)], strides[factors:]
 
@@ -178,7 +178,9 @@ def multilinear_pool_bwd(
     d_features = [torch.empty_like(x) if need else None for x, need in zip(features, need_x, strict=True)]
     d_weights = [w.new_empty(w.shape) if need else None for w, need in zip(weights, need_w, strict=True)]
     d_biases = [d_p.new_empty(d_p.shape[2]) if need else None for need in need_b]
-    with _scratch(native.multilinear_pool_cpu_plan(encoded, threads)["bwd_scratch_bytes"]) as scratch:
+    with _scratch(
+        native.multilinear_pool_cpu_plan(encoded, bool(projections), threads)["bwd_scratch_bytes"]
+    ) as scratch:
         native.multilinear_pool_cpu_bwd(
             encoded,
             *_operands(features, weights, biases, mask),

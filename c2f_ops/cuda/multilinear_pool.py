@@ -58,8 +58,8 @@ def algorithm(problem: Problem, algo: str) -> str:
     return "fused" if kernel != "chunked" and _is_validated(problem, kernel) else "chunked"
 
 
-def describe(problem: Problem, algo: str) -> str:
-    """The plan, printable."""
+def describe(problem: Problem, algo: str, saves: bool = False) -> str:
+    """The plan, printable; it is the same where projections are saved, but that runs chunked."""
     plan = {name: round(v, 3) if isinstance(v, float) else v for name, v in plan_of(problem).items()}
     return ", ".join(f"{name}={value}" for name, value in plan.items())
 

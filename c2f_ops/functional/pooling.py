@@ -212,7 +212,7 @@ def explain(
     plan = (
         ""
         if choice.backend == "reference"
-        else room(choice.backend, "multilinear_pool").describe(call.problem, choice.algo)
+        else room(choice.backend, "multilinear_pool").describe(call.problem, choice.algo, saves)
     )
     reason = f"{choice.reason}; {call.algo_reason}"
     return Explanation(call.problem, choice.backend, choice.algo, not saves, reason, choice.skipped, plan)

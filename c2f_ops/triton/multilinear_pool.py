@@ -50,8 +50,8 @@ def algorithm(problem: Problem, algo: str = "direct") -> str:
     return _algorithm(problem, algo)[0]
 
 
-def describe(problem: Problem, algo: str = "direct") -> str:
-    """Print the plan for ``problem`` and its reason."""
+def describe(problem: Problem, algo: str = "direct", saves: bool = False) -> str:
+    """The plan for ``problem`` and its reason, printable; they are the same where projections are saved."""
     name, reason = _algorithm(problem, algo)
     plan = str(_plan(problem, False)) if name == "fused" else "chunk_d={}, chunk_b={}".format(*chunk_sizes(problem))
     return f"triton {name} ({reason}): {plan}"

@@ -6,14 +6,14 @@ namespace py = pybind11;
 namespace c2f {
 namespace {
 
-MultilinearPoolCpuPlan make_plan(const MultilinearPoolProblem& problem, int num_threads) {
+MultilinearPoolCpuPlan make_plan(const MultilinearPoolProblem& problem, bool saves, int num_threads) {
   MultilinearPoolCpuPlan plan;
-  throw_if_error(plan_multilinear_pool_cpu(problem, num_threads, &plan));
+  throw_if_error(plan_multilinear_pool_cpu(problem, saves, num_threads, &plan));
   return plan;
 }
 
-py::dict plan(const ProblemTuple& problem, int num_threads) {
-  const MultilinearPoolCpuPlan plan = make_plan(make_problem(problem), num_threads);
+py::dict plan(const ProblemTuple& problem, bool saves, int num_threads) {
+  const MultilinearPoolCpuPlan plan = make_plan(make_problem(problem), saves, num_threads);
   py::dict result;
   result["isa"] = plan.isa;
   result["block_l"] = plan.block_l;
@@ -38,9 +38,9 @@ void forward(const ProblemTuple& problem, const std::vector<FeatureTuple>& featu
   auto args = make_args<MultilinearPoolFwdArgs>(problem, features, weights, biases, mask);
   args.p = pointer<float>(p);
   for (size_t m = 0; m < projections.size(); ++m) args.projections[m] = pointer<void>(projections[m]);
-  const MultilinearPoolCpuPlan plan = make_plan(args.problem, num_threads);
-  throw_if_error(
-      without_gil_interruptible([&] { return run_multilinear_pool_fwd(args, plan, pointer<void>(scratch), num_threads); }));
+  const MultilinearPoolCpuPlan plan = make_plan(args.problem, !projections.empty(), num_threads);
+  throw_if_error(without_gil_interruptible(
+      [&] { return run_multilinear_pool_fwd(args, plan, pointer<void>(scratch), num_threads); }));
 }
 
 void backward(const ProblemTuple& problem, const std::vector<FeatureTuple>& features,
@@ -57,15 +57,15 @@ void backward(const ProblemTuple& problem, const std::vector<FeatureTuple>& feat
     args.d_weights[m] = pointer<void>(d_weights.at(m));
     args.d_biases[m] = pointer<float>(d_biases.at(m));
   }
-  const MultilinearPoolCpuPlan plan = make_plan(args.problem, num_threads);
-  throw_if_error(
-      without_gil_interruptible([&] { return run_multilinear_pool_bwd(args, plan, pointer<void>(scratch), num_threads); }));
+  const MultilinearPoolCpuPlan plan = make_plan(args.problem, !projections.empty(), num_threads);
+  throw_if_error(without_gil_interruptible(
+      [&] { return run_multilinear_pool_bwd(args, plan, pointer<void>(scratch), num_threads); }));
 }
 
 }  // namespace
 
 void bind_multilinear_pool_cpu(py::module_& m) {
-  m.def("multilinear_pool_cpu_plan", &plan, py::arg("problem"), py::arg("num_threads"),
+  m.def("multilinear_pool_cpu_plan", &plan, py::arg("problem"), py::arg("saves"), py::arg("num_threads"),
         "Blocking and scratch sizes of the CPU kernels, name -> value.");
   m.def("multilinear_pool_cpu_fwd", &forward, py::arg("problem"), py::arg("features"), py::arg("weights"),
         py::arg("biases"), py::arg("mask"), py::arg("p"), py::arg("projections"), py::arg("scratch"),

@@ -133,7 +133,7 @@ class Check {
       backward.d_features[m] = {d_x[m].data(), kC[m] * kL, 1, kL};
       backward.d_weights[m] = d_w[m].data(), backward.d_biases[m] = results.d_b[m].data();
     }
-    if (!plan_multilinear_pool_cpu(problem_, num_threads, &plan).ok()) return {};
+    if (!plan_multilinear_pool_cpu(problem_, false, num_threads, &plan).ok()) return {};
     std::vector<char> scratch(64 + std::max(plan.fwd_scratch_bytes, plan.bwd_scratch_bytes));
     void* aligned = scratch.data() + (-reinterpret_cast<intptr_t>(scratch.data()) & 63);
     if (!run_multilinear_pool_fwd(forward, plan, aligned, num_threads).ok()) return {};

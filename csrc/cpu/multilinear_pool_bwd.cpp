@@ -75,7 +75,6 @@ class Backward {
     }
   }
 
-  bool saved() const { return args_.projections[0] != nullptr; }
   bool wants(int m) const {
     return args_.d_features[m].data != nullptr || args_.d_weights[m] != nullptr || args_.d_biases[m] != nullptr;
   }
@@ -111,7 +110,7 @@ class Backward {
   void pack_weights() {
     const int64_t nr = kernels_.nr;
     for (int m = 0; m < problem_.M; ++m) pack_bias(operands_, m, j0_, width_, panels_ * nr, shared_.bias[m]);
-    if (!saved()) {
+    if (!args_.saved()) {
       parallel_for(problem_.M * panels_, num_threads_, [&](int64_t task, int) {
         const int m = static_cast<int>(task / panels_);
         const int64_t panel = task % panels_;
@@ -146,7 +145,7 @@ class Backward {
       block.t1 = std::min(shared_.rows.tiles, block.t0 + tiles_per_block_);
       block.staged = plan_.staged;
       std::copy_n(local.a, problem_.M, block.a);
-      if (block.staged && !saved()) stage(operands_, shared_.rows, &block);
+      if (block.staged && !args_.saved()) stage(operands_, shared_.rows, &block);
       for (int64_t unit = units * group / groups; unit < units * (group + 1) / groups; ++unit) {
         form_unit(local, i, &block, unit);
       }
@@ -157,7 +156,7 @@ class Backward {
     const int64_t nr = kernels_.nr, unit_panels = plan_.unit_d / nr, first = unit * unit_panels;
     const int64_t panels = std::min(unit_panels, panels_ - first), t0 = block->t0, t1 = block->t1;
     for (int m = 0; m < problem_.M; ++m) {
-      if (saved()) {
+      if (args_.saved()) {
         load_projections(m, t0, t1, first, panels, local.u[m]);
       } else {
         void* next = m + 1 < problem_.M ? weights(m + 1, first) : nullptr;
@@ -183,15 +182,16 @@ class Backward {
 
   void load_projections(int m, int64_t t0, int64_t t1, int64_t first, int64_t panels, float* u) const {
     const Rows& rows = shared_.rows;
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      for (int64_t t = t0; t < t1; ++t, u += operands_.tile_floats()) {
+    for (int64_t t = t0; t < t1; ++t) {
+      const int n = static_cast<int>(rows.tile_begin[t + 1] - rows.tile_begin[t]);
+      for (int64_t panel = 0; panel < panels; ++panel) {
         const void* source[kMaxTileRows];
-        const int n = static_cast<int>(rows.tile_begin[t + 1] - rows.tile_begin[t]);
         for (int i = 0; i < n; ++i) {
           source[i] = element(args_.projections[m], problem_, problem_.L * problem_.D, problem_.D, 1,
                               rows.position[rows.tile_begin[t] + i], j0_ + (first + panel) * kernels_.nr);
         }
-        kernels_.load_rows[operands_.dtype()](source, n, columns(width_, first + panel), u);
+        kernels_.load_rows[operands_.dtype()](source, n, columns(width_, first + panel),
+                                              u + (panel * (t1 - t0) + t - t0) * operands_.tile_floats());
       }
     }
   }

@@ -30,7 +30,7 @@ class Forward {
 
   void run() {
     std::fill_n(args_.p, problem_.B * problem_.interactions.count * problem_.D, 0.0f);
-    for (int m = 0; m < problem_.M; ++m) {
+    for (int m = 0; m < problem_.M && args_.saves(); ++m) {
       const FeatureGradView out{args_.projections[m], problem_.L * problem_.D, problem_.D, 1};
       zero_excluded(problem_, args_.mask, out, problem_.D, num_threads_);
     }
@@ -109,6 +109,7 @@ class Forward {
         project(operands_, m, shared_.rows, &block, weights(m, first), shared_.bias[m] + first * nr, last - first, next,
                 scratch.u[m]);
       }
+      if (args_.saves()) save(block, first, last, scratch.u);
       for (int64_t panel = first; panel < last; ++panel) {
         for (int64_t i = 0; i < block.tiles(); ++i) {
           const float* u[kMaxFactors];
@@ -121,19 +122,29 @@ class Forward {
     }
   }
 
-  // Saves columns j .. j + n of a tile's projections where asked, adds its products to p.
+  // Writes projections u[panel][tile] of panels first .. last, the rows of a tile from left to right.
+  void save(const Block& block, int64_t first, int64_t last, const float* const* u) const {
+    const Rows& rows = shared_.rows;
+    for (int m = 0; m < problem_.M; ++m) {
+      for (int64_t i = 0; i < block.tiles(); ++i) {
+        const int64_t begin = rows.tile_begin[block.t0 + i], n = rows.tile_begin[block.t0 + i + 1] - begin;
+        for (int64_t panel = first; panel < last; ++panel) {
+          void* out[kMaxTileRows];
+          for (int64_t r = 0; r < n; ++r) {
+            out[r] = element(args_.projections[m], problem_, problem_.L * problem_.D, problem_.D, 1,
+                             rows.position[begin + r], j0_ + panel * kernels_.nr);
+          }
+          const float* tile = u[m] + ((panel - first) * block.tiles() + i) * operands_.tile_floats();
+          kernels_.store_rows[operands_.dtype()](tile, static_cast<int>(n), columns(panel), out, 1);
+        }
+      }
+    }
+  }
+
+  // Adds columns j .. j + n of a tile's products to p.
   void reduce_tile(int64_t t, const float* const* u, int64_t j, int n) {
     const Rows& rows = shared_.rows;
     const int64_t begin = rows.tile_begin[t], end = rows.tile_begin[t + 1];
-    for (int m = 0; m < problem_.M; ++m) {
-      if (args_.projections[m] == nullptr) continue;
-      void* out[kMaxTileRows];
-      for (int64_t row = begin; row < end; ++row) {
-        out[row - begin] =
-            element(args_.projections[m], problem_, problem_.L * problem_.D, problem_.D, 1, rows.position[row], j);
-      }
-      kernels_.store_rows[operands_.dtype()](u[m], static_cast<int>(end - begin), n, out, 1);
-    }
     const InteractionSet& set = problem_.interactions;
     for (int64_t row = begin, next; row < end; row = next) {
       next = rows.sample_end(row, end);

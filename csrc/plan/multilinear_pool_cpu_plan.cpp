@@ -15,7 +15,8 @@ namespace {
 // Staged: a block's features, all channels of all factors, stay in L2 beside its projections by a narrow unit, and
 // every panel of weights is used by all the rows of the block. Where too few rows would fit, wide units of part of the
 // channels: the projections of a block by a unit stay in L2, longer blocks stream the weights less often, wider units
-// the features. The order of sums is the same.
+// the features. Wide units too where projections are saved, for memory takes and gives long pieces of their rows
+// faster. The order of sums is the same.
 constexpr double kCacheShare = 0.73;  // of L2 for a block
 constexpr int64_t kStagedUnit = 32;
 constexpr int64_t kBlockRows = 224, kUnitColumns = 512;  // float32
@@ -29,7 +30,8 @@ constexpr int64_t kPassBytes = int64_t{48} << 20, kNarrowPassBytes = int64_t{96}
 
 }  // namespace
 
-Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_threads, MultilinearPoolCpuPlan* plan) {
+Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, bool saves, int num_threads,
+                                 MultilinearPoolCpuPlan* plan) {
   if (num_threads < 1 || num_threads > kMaxThreads) {
     return Status::error("num_threads must be 1.." + std::to_string(kMaxThreads) + ", got " +
                          std::to_string(num_threads));
@@ -49,7 +51,7 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_
   };
   const bool amx = kernels.enter != nullptr;
   const int64_t least = amx ? kAmxLeastStagedRows : kBlockRows;
-  plan->staged = fitting_rows(channels, kStagedUnit) >= least;
+  plan->staged = !saves && fitting_rows(channels, kStagedUnit) >= least;
   const int64_t unit = plan->staged ? kStagedUnit : amx ? kAmxUnitColumns : kUnitColumns;
   plan->block_rows = kBlockRows / kernels.mr * kernels.mr;
   if (amx) plan->block_rows = std::min(kAmxMostRows, fitting_rows(plan->staged ? channels : kernels.block_k, unit));

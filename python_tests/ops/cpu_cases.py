@@ -135,11 +135,13 @@ def equal(a, b):
     return all(map(torch.equal, tensors_of(a), tensors_of(b)))
 
 
-def plan_of(batch, length, channels, width, dtype=torch.float32, threads=2, interactions=MLP, precision="highest"):
+def plan_of(
+    batch, length, channels, width, dtype=torch.float32, threads=2, interactions=MLP, precision="highest", saves=False
+):
     features = [torch.empty(batch, c, length, dtype=dtype, device="meta").transpose(1, 2) for c in channels]
     weights = [torch.empty(c, width, dtype=dtype, device="meta") for c in channels]
     problem = Problem.of(features, weights, None, interactions, "none")
-    return _native.module().multilinear_pool_cpu_plan(encode(problem, precision), threads)
+    return _native.module().multilinear_pool_cpu_plan(encode(problem, precision), saves, threads)
 
 
 def in_child(*arguments, **variables):

@@ -105,7 +105,7 @@ from c2f_ops._encoding import encode
 from c2f_ops._native import module
 from c2f_ops._ops.problem import Problem
 operands = [torch.empty(1, 1, 1, dtype=torch.bfloat16)], [torch.empty(1, 1, dtype=torch.bfloat16)]
-print(module().multilinear_pool_cpu_plan(encode(Problem.of(*operands, None, ((0,),), "none")), 1)["isa"])
+print(module().multilinear_pool_cpu_plan(encode(Problem.of(*operands, None, ((0,),), "none")), False, 1)["isa"])
 """
 
 

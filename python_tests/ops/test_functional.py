@@ -138,12 +138,12 @@ def test_saving_follows_cost_and_budget(planes):
     assert not choice.choose_recompute(_problem(**half), "auto")  # c = 512 > 367
     assert choice.choose_recompute(_problem(**half, channels=(256,) * 3), "auto")
     assert choice.choose_recompute(_problem(batch=64), "auto")  # over the budget
-    assert choice.choose_recompute(_problem(), "auto") and choice.choose_recompute(_problem(channels=(8,) * 3), "auto")
-    assert not choice.choose_recompute(_problem(channels=(513,) * 3), "auto")
+    assert choice.choose_recompute(_problem(channels=(384,) * 3), "auto")
+    assert not choice.choose_recompute(_problem(channels=(385,) * 3), "auto")
     assert choice.choose_recompute(_problem(), True) and not choice.choose_recompute(_problem(batch=64), False)
 
 
-@pytest.mark.parametrize("count, most", [(0, 256), (1, 1600), (2, 400)])
+@pytest.mark.parametrize("count, most", [(0, 192), (1, 1600), (2, 400)])
 def test_amx_rebuilds_more_channels(count, most, planes):
     planes(count)
     for channels, rebuild in ((most, True), (most + 1, False)):

@@ -82,6 +82,8 @@ struct MultilinearPoolFwdArgs {
   const void* mask = nullptr;             // [B, L] contiguous: uint8 (kBool) or float32 (kFloat)
   float* p = nullptr;                     // [B, Q, D] contiguous
   void* projections[kMaxFactors] = {};    // [B, L, D] contiguous, problem.dtype, after bias and activation; all null: not saved
+
+  bool saves() const { return projections[0] != nullptr; }
 };
 
 struct MultilinearPoolBwdArgs {
@@ -95,6 +97,8 @@ struct MultilinearPoolBwdArgs {
   FeatureGradView d_features[kMaxFactors];
   void* d_weights[kMaxFactors] = {};  // [C_m, D] contiguous, problem.dtype, null: not wanted
   float* d_biases[kMaxFactors] = {};  // [D], null: not wanted
+
+  bool saved() const { return projections[0] != nullptr; }
 };
 
 // ---- CPU (csrc/cpu) ----------------------------------------------------------------------------------------------------
@@ -117,7 +121,9 @@ struct MultilinearPoolCpuPlan {
   int64_t bwd_scratch_bytes = 0;
 };
 
-Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, int num_threads, MultilinearPoolCpuPlan* plan);
+// `saves`: the forward saves projections, the backward reads them.
+Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, bool saves, int num_threads,
+                                 MultilinearPoolCpuPlan* plan);
 
 // `scratch` holds plan.fwd_scratch_bytes (or bwd), 64-byte aligned.
 Status run_multilinear_pool_fwd(const MultilinearPoolFwdArgs& args, const MultilinearPoolCpuPlan& plan, void* scratch,
