@@ -7,10 +7,10 @@ import json
 import time
 from pathlib import Path
 
-from . import gpu_class_attentive_supcon, gpu_falcon_loss, gpu_multilinear_pool, gpu_training_step
+from . import gpu_class_attentive_supcon, gpu_counters, gpu_falcon_loss, gpu_multilinear_pool, gpu_training_step
 
-# Name of stage and file -> what measures an op, or a network with it: `measure(path, end)` writes a record,
-# `table(record)` is its Markdown.
+# Name of stage and file -> what measures an op, a network with it, or the counters of its kernels: `measure(path, end)`
+# writes a record, `table(record)` is its Markdown.
 # In record.json the entries of "bench", multilinear_pool, stand at the top, those of each other op under its name.
 POOL = "bench"
 OPS = {
@@ -18,6 +18,7 @@ OPS = {
     "falcon_loss": gpu_falcon_loss,
     "class_attentive_supcon": gpu_class_attentive_supcon,
     "training_step": gpu_training_step,
+    "counters": gpu_counters,
 }
 
 

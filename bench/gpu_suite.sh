@@ -61,6 +61,7 @@ fi
 for op in training_step falcon_loss class_attentive_supcon; do
   stage $op 60 "$python" -m bench.gpu_suite measure $op "$out/$op.json" --seconds 35
 done
+stage counters 75 "$python" -m bench.gpu_suite measure counters "$out/counters.json" --seconds 65
 stage bench $((total - SECONDS - 15)) "$python" -m bench.gpu_suite measure bench "$out/bench.json" --seconds $((total - SECONDS - 45))
 "$python" -m bench.gpu_suite report "$out"
 ! grep -qvP '\t(0|missing)\t' "$out/stages.tsv"

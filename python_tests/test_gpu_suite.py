@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,9 @@ def test_wrong_use(tmp_path):
 
 def test_every_op_has_a_stage():
     ops = re.search(r"for op in (.+); do\n  stage \$op ", SCRIPT.read_text())[1].split()
+    ops += re.findall(r"^stage (\w+) .* measure \1 ", SCRIPT.read_text(), re.MULTILINE)
     done = subprocess.run([sys.executable, "-m", "bench.gpu_suite", "measure", "--help"], cwd=ROOT, capture_output=True)
-    assert set(re.search(r"\{(.+?)\}", done.stdout.decode())[1].split(",")) == {*ops, "bench"}
+    assert set(re.search(r"\{(.+?)\}", done.stdout.decode())[1].split(",")) == set(ops) >= {"bench", "counters"}
 
 
 def report(folder: Path) -> str:
@@ -111,6 +113,44 @@ def test_report_with_falcon_loss(tmp_path):
     text = report(tmp_path)
     assert "| Entity13 512 x 260 float32 | cuda | 100 (190-210) | 1% | 2.00x (noisy) | 1 | 2.0e-07 |" in text
     assert "| Entity13 512 x 260 float32 | triton | failed: RuntimeError: no |" in text
+
+
+NCU = """#!/usr/bin/env bash
+while [ "$1" != --log-file ]; do shift; done
+cat > "$2" << 'END'
+==PROF== Connected to process 7
+"ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","pool_sm80","GPU Speed Of Light Throughput","Duration","us","1,301.5"
+"0","pool_sm80","Command line profiler metrics","TENSOR","%","61.25"
+"1","pool_sm90","GPU Speed Of Light Throughput","Duration","us","250.02"
+"1","pool_sm90","Launch Statistics","","",""
+==PROF== Disconnected from process 7
+END
+printf 'launched: %s\\n' "vgg fused_sm80" LAST
+"""
+
+
+@pytest.mark.parametrize("second", ['"vgg fused_sm90"', ""], ids=["counted", "a launch too few"])
+def test_counters(second, tmp_path):
+    """ncu's CSV is read; launches and what was counted must match."""
+    from c2f_ops.bench import gpu_counters
+
+    ncu = tmp_path / "ncu"
+    ncu.write_text(NCU.replace("LAST", second).replace("TENSOR", gpu_counters.TENSOR_CORES))
+    ncu.chmod(0o755)
+    record = gpu_counters.counted(str(ncu), tmp_path / "counters.csv", time.monotonic() + 60)
+    text = gpu_counters.table(record)
+    if second:
+        assert "| vgg fused_sm80 | 1,301.5 us | 61.25% | - |" in text
+        assert "| vgg fused_sm90 | 250.02 us | - | - |" in text
+    else:
+        assert text.startswith("No hardware counters: 1 launches, 2 counted: ==PROF== Connected to process 7")
+
+
+def test_no_counters(tmp_path):
+    from c2f_ops.bench import gpu_counters
+
+    assert gpu_counters.counted(None, tmp_path / "counters.csv", 0.0) == {"failed": "ncu was not found"}
 
 
 def test_training_step(tmp_path, monkeypatch):
