@@ -45,8 +45,11 @@ inline void compiler_barrier() { __asm__ volatile("" ::: "memory"); }
 
 void enter() { _tile_loadconfig(&kTileConfig); }
 
-// Idle tile registers would be saved at every context switch.
-void leave() { _tile_release(); }
+// Idle tile registers would be saved at every context switch; streamed rows are there before others are told.
+void leave() {
+  _tile_release();
+  _mm_sfence();
+}
 
 // ---- GEMM tile ----------------------------------------------------------------------------------
 
@@ -340,6 +343,18 @@ void pack_grad(const void* panel, int64_t K, void* packed) {
   }
 }
 
+// A row of 16-bit numbers that is a whole cache line goes past the caches: the line need not be fetched to be written.
+template <typename T>
+void store_row(const float* from, int n, T* out) {
+  alignas(64) T line[kNr];
+  if (sizeof(line) != 64 || n != kNr || reinterpret_cast<uintptr_t>(out) % 64 != 0) {
+    void* row = out;
+    return store_rows<T>(from, 1, n, &row, 1);
+  }
+  for (int j = 0; j < kNr; j += kLanes) store(load(from + j), line + j);
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(out), _mm512_load_si512(line));
+}
+
 // Rows of a tile that are neighbours in memory, columns at a stride: sixteen by sixteen, transposed.
 template <typename T>
 void store_rows_of_columns(const float* tile, int rows, int n, void* const* row, int64_t stride_n) {
@@ -355,7 +370,7 @@ void store_rows_of_columns(const float* tile, int rows, int n, void* const* row,
       }
     }
   }
-  if (stride_n == 1) store_rows<T>(tile, rows, n, row, stride_n);
+  for (int i = 0; stride_n == 1 && i < rows; ++i) store_row(tile + i * kNr, n, static_cast<T*>(row[i]));
 }
 
 // ---- table --------------------------------------------------------------------------------------

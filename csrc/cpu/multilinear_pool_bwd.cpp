@@ -55,7 +55,7 @@ class Backward {
       for (j0_ = 0; j0_ == 0 || j0_ < problem_.D; j0_ += plan_.chunk_d) {
         width_ = std::min(plan_.chunk_d, problem_.D - j0_);
         panels_ = ceil_div(width_, kernels_.nr);
-        pack_weights();
+        pack_chunk_weights();
         form_gradients();
         sum_biases();
         multiply();
@@ -107,15 +107,11 @@ class Backward {
 
   // ---- 1 ----------------------------------------------------------------------------------------
 
-  void pack_weights() {
+  void pack_chunk_weights() {
     const int64_t nr = kernels_.nr;
-    for (int m = 0; m < problem_.M; ++m) pack_bias(operands_, m, j0_, width_, panels_ * nr, shared_.bias[m]);
     if (!args_.saved()) {
-      parallel_for(problem_.M * panels_, num_threads_, [&](int64_t task, int) {
-        const int m = static_cast<int>(task / panels_);
-        const int64_t panel = task % panels_;
-        pack_weight_panel(operands_, m, j0_ + panel * nr, columns(width_, panel), weights(m, panel));
-      });
+      pack_weights(operands_, j0_, width_, shared_.w, num_threads_);
+      for (int m = 0; m < problem_.M; ++m) pack_bias(operands_, m, j0_, width_, panels_ * nr, shared_.bias[m]);
     }
     for (int m = 0; m < problem_.M; ++m) {
       if (args_.d_features[m].data == nullptr) continue;
@@ -332,9 +328,9 @@ class Backward {
         }
       }
     }
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t c = c0 + t * mr;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t c = c0 + t * mr;
+      for (int64_t panel = 0; panel < panels; ++panel) {
         store_weight_gradient(m, c, static_cast<int>(std::min(mr, c1 - c)), j0_ + (first + panel) * nr,
                               columns(width_, first + panel), local.d_w + (panel * tiles + t) * tile);
       }

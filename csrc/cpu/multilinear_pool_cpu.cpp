@@ -83,12 +83,23 @@ const float* Operands::row_weights(const Rows& rows, int64_t row) const {
   return problem.mask == MaskKind::kFloat ? static_cast<const float*>(mask) + rows.position[row] : nullptr;
 }
 
-void pack_weight_panel(const Operands& args, int m, int64_t j0, int n, void* out) {
-  const WeightView& w = args.weights[m];
-  if (args.problem.C[m] == 0) return;
-  const char* data =
-      static_cast<const char*>(w.data) + j0 * w.stride_d * static_cast<int64_t>(size_of(args.problem.dtype));
-  args.kernels.pack_panel[args.dtype()](data, w.stride_c, w.stride_d, args.problem.C[m], n, out);
+void pack_weights(const Operands& args, int64_t j0, int64_t width, void* const* out, int num_threads) {
+  constexpr int64_t kSteps = 64;
+  const int64_t nr = args.kernels.nr, bytes = static_cast<int64_t>(size_of(args.problem.dtype));
+  int64_t begin[kMaxFactors + 1] = {};
+  for (int m = 0; m < args.problem.M; ++m) begin[m + 1] = begin[m] + ceil_div(args.problem.C[m], kSteps);
+  parallel_for(begin[args.problem.M], num_threads, [&](int64_t task, int) {
+    int m = 0;
+    while (task >= begin[m + 1]) ++m;
+    const int64_t k = (task - begin[m]) * kSteps, C = args.problem.C[m];
+    const WeightView& w = args.weights[m];
+    for (int64_t j = 0; j < width; j += nr) {
+      const char* from = static_cast<const char*>(w.data) + (k * w.stride_c + (j0 + j) * w.stride_d) * bytes;
+      args.kernels.pack_panel[args.dtype()](from, w.stride_c, w.stride_d, std::min(kSteps, C - k),
+                                            static_cast<int>(std::min(nr, width - j)),
+                                            args.packed(out[m], j * args.padded(C) + k * nr));
+    }
+  });
 }
 
 void pack_bias(const Operands& args, int m, int64_t j0, int64_t width, int64_t n, float* out) {

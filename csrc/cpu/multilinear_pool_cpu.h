@@ -73,8 +73,9 @@ inline char* element(const void* data, const MultilinearPoolProblem& problem, in
   return static_cast<char*>(const_cast<void*>(data)) + offset * static_cast<int64_t>(size_of(problem.dtype));
 }
 
-// Packs columns j0 .. j0 + n, n <= nr, of W_m into a panel of C_m steps.
-void pack_weight_panel(const Operands& args, int m, int64_t j0, int n, void* out);
+// Packs columns j0 .. j0 + width of every W_m into panels, out[m] = [panels][C_m padded][nr], some rows of all panels
+// at a time: memory gives long pieces of rows faster.
+void pack_weights(const Operands& args, int64_t j0, int64_t width, void* const* out, int num_threads);
 
 // out[n] = the bias of columns j0 .. j0 + width, 0 beyond them and where there is none.
 void pack_bias(const Operands& args, int m, int64_t j0, int64_t width, int64_t n, float* out);

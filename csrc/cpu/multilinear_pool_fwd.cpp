@@ -37,7 +37,10 @@ class Forward {
     shared_.rows.fill(problem_, args_.mask, 0, problem_.B, kernels_);
     for (j0_ = 0; j0_ < problem_.D; j0_ += plan_.fwd_chunk_d) {
       width_ = std::min(plan_.fwd_chunk_d, problem_.D - j0_);
-      pack_weights();
+      pack_weights(operands_, j0_, width_, shared_.w, num_threads_);
+      for (int m = 0; m < problem_.M; ++m) {
+        pack_bias(operands_, m, j0_, width_, panels() * kernels_.nr, shared_.bias[m]);
+      }
       pool_chunk();
     }
   }
@@ -49,16 +52,6 @@ class Forward {
   }
   void* weights(int m, int64_t panel) const {
     return operands_.packed(shared_.w[m], panel * operands_.padded(problem_.C[m]) * kernels_.nr);
-  }
-
-  void pack_weights() {
-    const int64_t nr = kernels_.nr;
-    parallel_for(panels(), num_threads_, [&](int64_t panel, int) {
-      for (int m = 0; m < problem_.M; ++m) {
-        pack_weight_panel(operands_, m, j0_ + panel * nr, columns(panel), weights(m, panel));
-        pack_bias(operands_, m, j0_ + panel * nr, columns(panel), nr, shared_.bias[m] + panel * nr);
-      }
-    });
   }
 
   void pool_chunk() {
