@@ -6,6 +6,7 @@ namespace py = pybind11;
 namespace c2f {
 namespace {
 
+// `saves` goes by the number of projections, as where scratch was sized: those of an empty batch have no address.
 MultilinearPoolCpuPlan make_plan(const MultilinearPoolProblem& problem, bool saves, int num_threads) {
   MultilinearPoolCpuPlan plan;
   throw_if_error(plan_multilinear_pool_cpu(problem, saves, num_threads, &plan));

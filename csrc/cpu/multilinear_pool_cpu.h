@@ -73,8 +73,7 @@ inline char* element(const void* data, const MultilinearPoolProblem& problem, in
   return static_cast<char*>(const_cast<void*>(data)) + offset * static_cast<int64_t>(size_of(problem.dtype));
 }
 
-// Packs columns j0 .. j0 + width of every W_m into panels, out[m] = [panels][C_m padded][nr], some rows of all panels
-// at a time: memory gives long pieces of rows faster.
+// Packs columns j0 .. j0 + width of every W_m into panels, out[m] = [panels][C_m padded][nr]. A task takes some rows.
 void pack_weights(const Operands& args, int64_t j0, int64_t width, void* const* out, int num_threads);
 
 // out[n] = the bias of columns j0 .. j0 + width, 0 beyond them and where there is none.
