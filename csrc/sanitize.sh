@@ -26,7 +26,7 @@ for kind in ${@:-address undefined thread}; do
     (cd "$build" && LD_PRELOAD=$(g++ -print-file-name=$library) ASAN_OPTIONS=detect_leaks=0 \
       PYTHONPATH="$build/package" python "$@")
   }
-  for isa in portable avx2 avx512 amx; do
+  for isa in portable avx2 avx512 avx512_bf16 amx; do
     export C2F_CPU_ISA=$isa
     place=$(sanitized -c "from c2f_ops import _native; print(_native.module().__file__)" 2>/dev/null) || continue
     [[ $place == "$build"/package/* ]]

@@ -3,8 +3,8 @@
 The forward is fused: a projection lives in cache, and only p is written (and the projections where they are saved).
 The backward goes in steps of up to a thousand columns. Operands of any type are summed in float32. Where the processor
 has AMX, bfloat16 operands are multiplied as they are and float16 ones as sums of two bfloat16; so are float32 ones if
-`torch.set_float32_matmul_precision` says "high", and rounded to bfloat16 if it says "medium". Elsewhere all are widened
-to float32.
+`torch.set_float32_matmul_precision` says "high", and rounded to bfloat16 if it says "medium". AVX512_BF16 takes the
+first and the last of these. Elsewhere all are widened to float32.
 """
 
 from __future__ import annotations
@@ -54,12 +54,17 @@ def matmul_precision() -> str:
         return "highest"
 
 
-def amx_planes(dtype: torch.dtype) -> int:
-    """How many bfloat16 an operand is on AMX: one rounded, two that sum to it; 0: this type does not run there."""
-    if _native.module().cpu_isa() != "amx":
-        return 0
+def bfloat16_planes(dtype: torch.dtype) -> int:
+    """How many bfloat16 an operand is where it is multiplied: one rounded, two that sum to it; 0: it is float32."""
     wide = {"highest": 0, "high": 2, "medium": 1}[matmul_precision()]
-    return {torch.bfloat16: 1, torch.float16: 2, torch.float32: wide}.get(dtype, 0)
+    planes = {torch.bfloat16: 1, torch.float16: 2, torch.float32: wide}.get(dtype, 0)
+    isa = _native.module().cpu_isa()
+    return planes if isa == "amx" or (isa == "avx512_bf16" and planes == 1) else 0
+
+
+def amx_planes(dtype: torch.dtype) -> int:
+    """`bfloat16_planes` where AMX multiplies them, else 0."""
+    return bfloat16_planes(dtype) if _native.module().cpu_isa() == "amx" else 0
 
 
 def peak(dtype: torch.dtype, rounds: int) -> float:

@@ -67,7 +67,7 @@ CpuFeatures detect() { return {}; }
 
 #endif
 
-constexpr Isa kIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAmx};
+constexpr Isa kIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx};
 
 bool reachable(Isa isa, const CpuFeatures& f) {
   const bool avx2 = f.avx2 && f.fma && f.f16c;
@@ -82,6 +82,10 @@ bool reachable(Isa isa, const CpuFeatures& f) {
 #if C2F_HAS_AVX512
     case Isa::kAvx512:
       return avx512;
+#endif
+#if C2F_HAS_AVX512_BF16
+    case Isa::kAvx512Bf16:
+      return avx512 && f.avx512_bf16;
 #endif
 #if C2F_HAS_AMX
     case Isa::kAmx:
@@ -113,7 +117,7 @@ int64_t l2_bytes() {
 }
 
 const char* isa_name(Isa isa) {
-  constexpr const char* kNames[] = {"portable", "avx2", "avx512", "amx"};
+  constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
   return kNames[static_cast<int>(isa)];
 }
 

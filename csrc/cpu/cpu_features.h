@@ -15,14 +15,14 @@ struct CpuFeatures {
 };
 
 // Levels that source files are compiled for (CMakeLists.txt, by file name), lowest first.
-enum class Isa : int32_t { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAmx = 3 };
+enum class Isa : int32_t { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3, kAmx = 4 };
 
 const CpuFeatures& cpu_features();
 
 // Size of a core's second-level cache; 1 MiB where the system does not say.
 int64_t l2_bytes();
 
-// "portable" | "avx2" | "avx512" | "amx"
+// "portable" | "avx2" | "avx512" | "avx512_bf16" | "amx"
 const char* isa_name(Isa isa);
 
 // The best level that `features` and this build allow, or the level that `request` names. Error: a name that is unknown

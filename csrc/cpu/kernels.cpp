@@ -15,13 +15,17 @@ const Kernels& cpu_kernels() {
 }
 
 const Kernels& cpu_kernels([[maybe_unused]] DType dtype, [[maybe_unused]] MatmulPrecision precision) {
+  [[maybe_unused]] const bool wide = dtype == DType::kFloat32;
+  [[maybe_unused]] const bool one_plane = dtype == DType::kBFloat16 || (wide && precision == MatmulPrecision::kMedium);
 #if C2F_HAS_AMX
   if (cpu_isa() >= Isa::kAmx) {
-    const bool wide = dtype == DType::kFloat32;
-    if (dtype == DType::kBFloat16 || (wide && precision == MatmulPrecision::kMedium)) return kKernelsAmx;
+    if (one_plane) return kKernelsAmx;
     if (wide && precision == MatmulPrecision::kHigh) return kKernelsAmxSplit;
     if (dtype == DType::kFloat16) return kKernelsAmxExact;
   }
+#endif
+#if C2F_HAS_AVX512_BF16
+  if (cpu_isa() >= Isa::kAvx512Bf16 && one_plane) return kKernelsAvx512Bf16;
 #endif
   return cpu_kernels();
 }

@@ -1,13 +1,12 @@
 // The inner loops of the CPU kernels, one table of functions per instruction set.
 //
-// kernels_body.h and products_body.h are compiled once per instruction set (kernels_portable.cpp, kernels_avx2.cpp,
-// kernels_avx512.cpp; kernels_amx.cpp takes the products and has matrix tiles of its own); everything around them is
-// baseline code that calls through the table. This header has no inline function, so that no copy of one can be
+// products_body.h is compiled once per instruction set (kernels_*.cpp), with kernels_body.h for float32 operands or
+// planes_body.h for operands of bfloat16; everything around them is baseline code that calls through the table. This header has no inline function, so that no copy of one can be
 // compiled for AVX-512 and picked by the linker for everyone.
 //
 // Words: a tile is `mr` x `nr` float32, stored as rows of nr. An A operand is a tile's rows over k, a B operand (a
 // panel) is k rows of nr columns. Operands are packed as the table wants them, `operand_bytes` an element, with K
-// filled up to a multiple of k_step by zeros: float32, or one or two planes of bfloat16 where AMX multiplies.
+// filled up to a multiple of k_step by zeros: float32, or one or two planes of bfloat16.
 // A operands are cut into blocks of nr steps of k, mr * nr elements when packed, in one of two layouts:
 //   rows   [k / nr][mr][nr]   row stride nr, k stride 1     (the source is contiguous along k)
 //   cols   [k / nr][nr][mr]   row stride 1, k stride mr     (the source is contiguous along rows)
@@ -102,9 +101,10 @@ struct Kernels {
 extern const Kernels kKernelsPortable;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
-extern const Kernels kKernelsAmx;       // one plane
-extern const Kernels kKernelsAmxSplit;  // two, three products
-extern const Kernels kKernelsAmxExact;  // two, four products
+extern const Kernels kKernelsAvx512Bf16;  // operands of one plane
+extern const Kernels kKernelsAmx;         // one plane
+extern const Kernels kKernelsAmxSplit;    // two, three products
+extern const Kernels kKernelsAmxExact;    // two, four products
 
 // The float32 table of cpu_isa(), or the best one below it.
 const Kernels& cpu_kernels();

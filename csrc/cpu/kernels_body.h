@@ -104,18 +104,20 @@ template <typename T>
 void pack_panel(const void* source, int64_t stride_k, int64_t stride_n, int64_t K, int n, void* packed) {
   float* out = static_cast<float*>(packed);
   const T* src = static_cast<const T*>(source);
-  constexpr int64_t kBlock = 16;  // of the transposed case: a cache line of the source
-  for (int64_t k0 = 0; k0 < K; k0 += kBlock, src += kBlock * stride_k, out += kBlock * kNr) {
-    const int64_t steps = K - k0 < kBlock ? K - k0 : kBlock;
-    if (stride_n == 1) {
-      for (int64_t k = 0; k < steps; ++k) copy(src + k * stride_k, n, out + k * kNr);
-    } else {
-      for (int j = 0; j < n; ++j) {
-        for (int64_t k = 0; k < steps; ++k) out[k * kNr + j] = to_float(src[k * stride_k + j * stride_n]);
+  for (int64_t k = 0; stride_n == 1 && k < K; ++k, src += stride_k, out += kNr) {
+    copy(src, n, out);
+    for (int j = n; j < kNr; ++j) out[j] = 0;
+  }
+  // The transposed case, a vector of columns at a time: few streams are read at once.
+  for (int j0 = 0; stride_n != 1 && j0 < kNr; j0 += kLanes) {
+    for (int64_t k0 = 0; k0 < K; k0 += kLanes) {
+      const int64_t steps = K - k0 < kLanes ? K - k0 : kLanes;
+      Vec x[kLanes] = {};
+      for (int j = 0; j < kLanes && j0 + j < n; ++j) {
+        x[j] = load_at(src + k0 * stride_k + (j0 + j) * stride_n, stride_k, steps);
       }
-    }
-    for (int64_t k = 0; k < steps; ++k) {
-      for (int j = n; j < kNr; ++j) out[k * kNr + j] = 0;
+      transpose(x);
+      for (int64_t k = 0; k < steps; ++k) store(x[k], out + (k0 + k) * kNr + j0);
     }
   }
 }

@@ -1,6 +1,11 @@
 // Sixteen lanes: AVX-512 F, BW, DQ, VL. Rows that end within a vector take masked loads and stores.
 #pragma once
 
+#ifndef __clang__  // GCC 12 warns of its own headers: unmasked intrinsics pass an undefined register
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 #include <immintrin.h>
 
 #include "cpu/half.h"
@@ -30,6 +35,32 @@ inline float largest_of(__m512 x) {
   const __m128 pair = _mm_max_ps(quarter, _mm_movehl_ps(quarter, quarter));
   return _mm_cvtss_f32(_mm_max_ss(pair, _mm_movehdup_ps(pair)));
 }
+// Pairs, quarters of 4 x 4, then the quarters themselves. `Vector`: 64 bytes of any kind, moved as 32-bit lanes.
+template <typename Vector>
+void transpose(Vector* x) {
+  __m512i y[16];
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    const auto a = _mm512_unpacklo_epi32((__m512i)x[i], (__m512i)x[i + 1]);
+    const auto b = _mm512_unpackhi_epi32((__m512i)x[i], (__m512i)x[i + 1]);
+    const auto c = _mm512_unpacklo_epi32((__m512i)x[i + 2], (__m512i)x[i + 3]);
+    const auto d = _mm512_unpackhi_epi32((__m512i)x[i + 2], (__m512i)x[i + 3]);
+    y[i] = _mm512_unpacklo_epi64(a, c);
+    y[i + 1] = _mm512_unpackhi_epi64(a, c);
+    y[i + 2] = _mm512_unpacklo_epi64(b, d);
+    y[i + 3] = _mm512_unpackhi_epi64(b, d);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const auto a = _mm512_shuffle_i32x4(y[i], y[i + 4], 0x88), b = _mm512_shuffle_i32x4(y[i], y[i + 4], 0xdd);
+    const auto c = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0x88);
+    const auto d = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0xdd);
+    x[i] = (Vector)_mm512_shuffle_i32x4(a, c, 0x88);
+    x[i + 4] = (Vector)_mm512_shuffle_i32x4(b, d, 0x88);
+    x[i + 8] = (Vector)_mm512_shuffle_i32x4(a, c, 0xdd);
+    x[i + 12] = (Vector)_mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+}
 inline int append_equal(const int32_t* x, int32_t value, int32_t base, int32_t* out) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const __mmask16 equal = _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(x), _mm512_set1_epi32(value));
@@ -52,6 +83,15 @@ inline __m512 load_first(const BFloat16* x, int64_t n, float fill) {
 inline void store_first(__m512 x, int64_t n, float* out) { _mm512_mask_storeu_ps(out, lane_mask(n), x); }
 
 #include "cpu/lanes_body.h"
+
+inline void store_first(Vec x, int64_t n, BFloat16* out) {
+  alignas(32) BFloat16 lanes[kLanes];
+  store(x, lanes);
+  _mm256_mask_storeu_epi16(out, lane_mask(n), _mm256_load_si256(reinterpret_cast<const __m256i*>(lanes)));
+}
+inline void store_first(Vec x, int64_t n, Float16* out) {
+  _mm256_mask_storeu_epi16(out, lane_mask(n), _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT));
+}
 
 }  // namespace
 }  // namespace c2f

@@ -4,6 +4,7 @@
 //   load_f16, store_f16          a vector of float16 to and from float32
 //   larger_of                    the larger of each two lanes; the second where one is NaN
 //   sum_of, largest_of           of the lanes of one vector
+//   transpose                    lane i of vector j -> lane j of vector i, of kLanes vectors
 //   append_equal                 appends base + i to out for each of kLanes integers x[i] equal to a value; returns how
 //                                many. Writes up to kLanes integers.
 // and include this file there: everything has internal linkage, so that no copy compiled for AVX-512 runs elsewhere.
@@ -39,6 +40,15 @@ void store_first(Vec x, int64_t n, T* out) {
   float lanes[kLanes];
   store(x, lanes);
   for (int64_t i = 0; i < n; ++i) from_float(lanes[i], out + i);
+}
+
+// n <= kLanes elements at a stride, the rest 0.
+template <typename T>
+Vec load_at(const T* x, int64_t stride, int64_t n) {
+  if (stride == 1) return n == kLanes ? load(x) : load_first(x, n, 0.0f);
+  float lanes[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = to_float(x[i * stride]);
+  return load(lanes);
 }
 
 // exp(x) for x <= 88, 2 ulp, Cephes' float32 polynomial; 0 below the smallest normal number, NaN for NaN.

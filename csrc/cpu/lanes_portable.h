@@ -22,6 +22,15 @@ inline float largest_of(Float4 x) {
   for (int i = 1; i < kLanes; ++i) largest = x[i] > largest ? x[i] : largest;
   return largest;
 }
+inline void transpose(Float4* x) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const float below = x[i][j];
+      x[i][j] = x[j][i];
+      x[j][i] = below;
+    }
+  }
+}
 inline int append_equal(const int32_t* x, int32_t value, int32_t base, int32_t* out) {
   int count = 0;
   for (int i = 0; i < kLanes; ++i) {

@@ -84,7 +84,7 @@ const float* Operands::row_weights(const Rows& rows, int64_t row) const {
 }
 
 void pack_weights(const Operands& args, int64_t j0, int64_t width, void* const* out, int num_threads) {
-  constexpr int64_t kSteps = 64;
+  constexpr int64_t kSteps = 32;
   const int64_t nr = args.kernels.nr, bytes = static_cast<int64_t>(size_of(args.problem.dtype));
   int64_t begin[kMaxFactors + 1] = {};
   for (int m = 0; m < args.problem.M; ++m) begin[m + 1] = begin[m] + ceil_div(args.problem.C[m], kSteps);

@@ -10,7 +10,7 @@
 namespace c2f {
 namespace {
 
-constexpr int64_t kGroupColumns = 512;  // to stage features for fewer costs more than a few per cent of their products
+constexpr int64_t kGroupColumns = 2048;  // to stage features for fewer costs more than a few per cent of their products
 
 class Forward {
  public:

@@ -18,18 +18,33 @@ void load_rows(const void* const* row, int rows, int n, float* tile) {
   }
 }
 
+// How many of the rows from the first one on are one element apart.
+template <typename T>
+int neighbours(const void* const* row, int rows) {
+  int count = 1;
+  while (count < rows && static_cast<const T*>(row[count]) == static_cast<const T*>(row[count - 1]) + 1) ++count;
+  return count;
+}
+
 template <typename T>
 void store_rows(const float* tile, int rows, int n, void* const* row, int64_t stride_n) {
-  if (stride_n == 1) {
-    for (int i = 0; i < rows; ++i) {
-      T* out = static_cast<T*>(row[i]);
-      int j = 0;
-      for (; j + kLanes <= n; j += kLanes) store(load(tile + i * kNr + j), out + j);
-      for (; j < n; ++j) from_float(tile[i * kNr + j], out + j);
-    }
-  } else {
-    for (int j = 0; j < n; ++j) {
-      for (int i = 0; i < rows; ++i) from_float(tile[i * kNr + j], static_cast<T*>(row[i]) + j * stride_n);
+  for (int i = 0; stride_n == 1 && i < rows; ++i) {
+    T* out = static_cast<T*>(row[i]);
+    int j = 0;
+    for (; j + kLanes <= n; j += kLanes) store(load(tile + i * kNr + j), out + j);
+    for (; j < n; ++j) from_float(tile[i * kNr + j], out + j);
+  }
+  // Else rows that are neighbours in memory, in squares of kLanes, transposed.
+  for (int i = 0, count; stride_n != 1 && i < rows; i += count) {
+    count = neighbours<T>(row + i, rows - i < kLanes ? rows - i : kLanes);
+    for (int j = 0; j < n; j += kLanes) {
+      Vec x[kLanes] = {};
+      for (int k = 0; k < count; ++k) x[k] = load(tile + (i + k) * kNr + j);
+      transpose(x);
+      for (int k = 0; k < kLanes && j + k < n; ++k) {
+        T* out = static_cast<T*>(row[i]) + (j + k) * stride_n;
+        count == kLanes ? store(x[k], out) : store_first(x[k], count, out);
+      }
     }
   }
 }
@@ -100,8 +115,9 @@ inline __attribute__((always_inline)) void add_term(const GradTerm& term, int64_
 
 // Rows row .. row + kRows of form_grad, summed in registers over all terms. Operand::store packs one row.
 template <int kRows, typename Operand>
-inline __attribute__((always_inline)) void form_rows(const GradTerm* terms, int count, int64_t row, int n, const float* own, const float* w, int activation,
-               Vec* total, char* out) {
+inline __attribute__((always_inline)) void form_rows(const GradTerm* terms, int count, int64_t row, int n,
+                                                     const float* own, const float* w, int activation, Vec* total,
+                                                     char* out) {
   Vec x[kRows][2] = {};
   for (int t = 0; t < count; ++t) {
     switch (terms[t].others) {

@@ -89,7 +89,7 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, bool sav
   const int64_t most_tiles = ceil_div(amx ? kAmxProductChannels : kProductChannels, kernels.mr);
   plan->product_rows = amx ? plan->block_rows : ceil_div(plan->block_rows / kernels.mr, 2) * kernels.mr;
   plan->product_channels = ceil_div(channel_tiles, ceil_div(channel_tiles, most_tiles)) * kernels.mr;
-  plan->product_d = std::min(plan->chunk_d, amx ? kAmxProductColumns : kUnitColumns);
+  plan->product_d = std::min(plan->chunk_d, kernels.pack_grad ? kAmxProductColumns : kUnitColumns);
   const auto tasks = [&] {  // of d_weight, a chunk
     int64_t count = 0;
     for (int m = 0; m < problem.M; ++m) count += ceil_div(problem.C[m], plan->product_channels);

@@ -109,7 +109,7 @@ print(module().multilinear_pool_cpu_plan(encode(Problem.of(*operands, None, ((0,
 """
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "amx"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512_bf16", "amx"])
 @pytest.mark.parametrize(
     "names", [("kernels", "edges"), pytest.param(("precision", "threads"), marks=pytest.mark.slow)]
 )

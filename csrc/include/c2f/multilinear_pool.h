@@ -105,7 +105,7 @@ struct MultilinearPoolBwdArgs {
 
 // How the CPU kernels will run a problem; printable, no side effects.
 struct MultilinearPoolCpuPlan {
-  const char* isa = "";        // "amx" | "amx split" | "amx exact" | "avx512" | "avx2" | "portable"
+  const char* isa = "";        // "amx" | "amx split" | "amx exact" | "avx512_bf16" | "avx512" | "avx2" | "portable"
   int32_t block_l = 0;            // positions of one register tile
   int32_t block_d = 0;            // outputs of one register tile
   int64_t block_rows = 0;         // positions projected at a time
