@@ -24,15 +24,16 @@ SAVE_BUDGET_BYTES = 2**31
 
 # Flops per byte at which rebuilding a projection costs as much as writing and reading it (spec: c > s TC / BW), by
 # operand size. H200: 790 TFLOP/s at 16 bits and 50 TFLOP/s in float32 against 4.3 TB/s. On a CPU by planes on AMX, 0
-# for float32 vectors: measured on cases of bench/cases.py; in float32 both take as long at c = 256, and at 512 saving
-# wins by an eighth.
+# for vectors: measured on cases of bench/cases.py; in float32 both take as long at c = 256, and at 512 saving wins by
+# an eighth; bfloat16 on AVX512_BF16 takes as long at c = 230.
 _RIDGE = {2: 184.0, 4: 12.0, 8: 12.0}
 _RIDGE_CPU = {0: 96.0, 1: 800.0, 2: 200.0}
 # Largest cost of the Gram path, in parts of the direct one, at which it is taken. On a CPU the direct kernels reach
-# more of the machine than Gram's products in torch do, above all on AMX in one plane or two (HBP at C = 512, cost 0.72:
-# forward and backward take 1.04, 6.5 and 1.7 times as long).
+# more of the machine than Gram's products in torch do, above all where they multiply planes of bfloat16. HBP, forward
+# and backward: Gram takes, at C = 512 (cost 0.72), 1.04 times as long in float32, 6.5 and 1.7 times in one and two planes
+# on AMX; at C = 128 (cost 0.18), as long in one plane on AVX512_BF16.
 _GRAM_MARGIN = {"cuda": 0.9, "cpu": 0.6}
-_GRAM_MARGIN_AMX = {1: 0.1, 2: 0.3}
+_GRAM_MARGIN_PLANES = {1: 0.1, 2: 0.3}
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def choose_algo(problem: Problem, algo: str) -> tuple[str, str]:
     if obstacle or problem.dtype == torch.float64:
         return "direct", "interactions need the projections" if obstacle else "float64 takes the direct reference"
     ratio = gram_cost_ratio(problem)
-    if ratio < _GRAM_MARGIN_AMX.get(_amx_planes(problem), _GRAM_MARGIN.get(problem.device.type, 0.9)):
+    if ratio < _GRAM_MARGIN_PLANES.get(_planes(problem)[0], _GRAM_MARGIN.get(problem.device.type, 0.9)):
         return "gram", f"pairs only, Gram costs {round(ratio, 2)} of the direct path"
     return "direct", f"pairs only, but Gram would cost {round(ratio, 2)} of the direct path"
 
@@ -107,23 +108,26 @@ def choose_recompute(problem: Problem, recompute: bool | str) -> bool:
         return bool(recompute)
     size = problem.dtype.itemsize
     cpu = problem.device.type == "cpu"
-    ridge = _RIDGE_CPU[_amx_planes(problem)] if cpu and size < 8 else _RIDGE.get(size, 0.0)
+    planes, amx = _planes(problem)
+    ridge = _RIDGE_CPU[planes if amx else 0] if cpu and size < 8 else _RIDGE.get(size, 0.0)
     factors = len(problem.channels)
     worth = sum(problem.channels) > factors * size * ridge
     return not (worth and factors * problem.batch * problem.positions * problem.width * size <= SAVE_BUDGET_BYTES)
 
 
-def _amx_planes(problem: Problem) -> int:
-    return _planes(problem.dtype) if problem.device.type == "cpu" else 0
+def _planes(problem: Problem) -> tuple[int, bool]:
+    return _cpu_planes(problem.dtype) if problem.device.type == "cpu" else (0, False)
 
 
-def _planes(dtype: torch.dtype) -> int:
-    """How the CPU kernels multiply ``dtype`` on AMX here: in one plane of bfloat16 or two; 0: not."""
-    return 0 if missing("cpu", "multilinear_pool") else room("cpu", "multilinear_pool").amx_planes(dtype)
+def _cpu_planes(dtype: torch.dtype) -> tuple[int, bool]:
+    """How many bfloat16 an operand is where the CPU kernels multiply it here, 0: none; and whether on AMX."""
+    if missing("cpu", "multilinear_pool"):
+        return 0, False
+    return room("cpu", "multilinear_pool").bfloat16_planes(dtype)
 
 
 # What torch.compiler.assume_constant_result sets, without the import of the compiler that it costs.
-_planes._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_cpu_planes._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def choose_backend(problem: Problem, backend: str, algo: str) -> Choice:

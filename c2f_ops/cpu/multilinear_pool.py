@@ -54,17 +54,15 @@ def matmul_precision() -> str:
         return "highest"
 
 
-def bfloat16_planes(dtype: torch.dtype) -> int:
-    """How many bfloat16 an operand is where it is multiplied: one rounded, two that sum to it; 0: it is float32."""
+def bfloat16_planes(dtype: torch.dtype) -> tuple[int, bool]:
+    """How many bfloat16 an operand is where it is multiplied: one rounded, two that sum to it, 0: it is float32.
+
+    And whether AMX multiplies them, not AVX512_BF16.
+    """
     wide = {"highest": 0, "high": 2, "medium": 1}[matmul_precision()]
     planes = {torch.bfloat16: 1, torch.float16: 2, torch.float32: wide}.get(dtype, 0)
     isa = _native.module().cpu_isa()
-    return planes if isa == "amx" or (isa == "avx512_bf16" and planes == 1) else 0
-
-
-def amx_planes(dtype: torch.dtype) -> int:
-    """`bfloat16_planes` where AMX multiplies them, else 0."""
-    return bfloat16_planes(dtype) if _native.module().cpu_isa() == "amx" else 0
+    return (planes if isa == "amx" or (isa == "avx512_bf16" and planes == 1) else 0), isa == "amx"
 
 
 def peak(dtype: torch.dtype, rounds: int) -> float:

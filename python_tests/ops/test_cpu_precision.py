@@ -26,7 +26,7 @@ def test_precision_of_float32_products(precision, layout, set_precision):
         exact = run_both(case)
         set_precision(precision)
         check(case, torch.float32, "tanh" if save else "none", save, precision)
-        assert kernel.bfloat16_planes(torch.float32) or equal(run_both(case), exact)
+        assert kernel.bfloat16_planes(torch.float32)[0] or equal(run_both(case), exact)
         set_precision("highest")
         assert equal(run_both(case), exact)
 
@@ -36,8 +36,8 @@ def test_bfloat16_is_what_runs(set_precision):
     case = make_case(SHAPES[-1])
     exact = run_both(case)
     set_precision("medium")
-    assert equal(run_both(case), exact) == (kernel.bfloat16_planes(torch.float32) == 0)
-    if not kernel.bfloat16_planes(torch.float32):
+    assert equal(run_both(case), exact) == (kernel.bfloat16_planes(torch.float32)[0] == 0)
+    if not kernel.bfloat16_planes(torch.float32)[0]:
         pytest.skip("no products of bfloat16 here")
     if shutil.which("objdump") is None:
         pytest.skip("no objdump here")
@@ -57,4 +57,4 @@ def test_what_bfloat16_cannot_hold(precision, set_precision):
         features[0][1, 3, 5] = value
         p, _ = forward((features, *case[1:]))
         assert torch.equal(p[0], want[0]) and torch.equal(p[2], want[2])
-        assert p[1].isfinite().all() == (value == 3.4e38 and not kernel.bfloat16_planes(torch.float32))
+        assert p[1].isfinite().all() == (value == 3.4e38 and not kernel.bfloat16_planes(torch.float32)[0])

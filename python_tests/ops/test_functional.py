@@ -104,8 +104,8 @@ def _problem(**changes):
 
 @pytest.fixture
 def planes(monkeypatch):
-    """Set how the CPU kernels are taken to multiply on AMX: in one plane, two, or not (0)."""
-    return lambda count: monkeypatch.setattr(choice, "_planes", lambda dtype: count)
+    """Set how the CPU kernels are taken to multiply: in planes of bfloat16, one or two, or not (0); on AMX or not."""
+    return lambda count, amx=True: monkeypatch.setattr(choice, "_cpu_planes", lambda dtype: (count, amx))
 
 
 def test_gram_is_taken_by_its_inequality(planes):
@@ -126,8 +126,8 @@ def test_gram_is_taken_by_its_inequality(planes):
         dict(dtype=torch.float64),
     ):
         assert choice.choose_algo(_problem(**{"channels": (64,) * 3, **change}), "auto")[0] == "direct"
-    for count, channels in ((1, 64), (2, 200)):
-        planes(count)
+    for count, amx, channels in ((1, True, 64), (1, False, 64), (2, True, 200)):
+        planes(count, amx)
         assert choice.choose_algo(_problem(channels=(channels,) * 3), "auto")[0] == "gram"
         assert choice.choose_algo(_problem(channels=(256,) * 3), "auto")[0] == "direct"
 
@@ -143,9 +143,11 @@ def test_saving_follows_cost_and_budget(planes):
     assert choice.choose_recompute(_problem(), True) and not choice.choose_recompute(_problem(batch=64), False)
 
 
-@pytest.mark.parametrize("count, most", [(0, 192), (1, 1600), (2, 400)])
-def test_amx_rebuilds_more_channels(count, most, planes):
-    planes(count)
+@pytest.mark.parametrize(
+    "count, amx, most", [(0, False, 192), (1, False, 192), (0, True, 192), (1, True, 1600), (2, True, 400)]
+)
+def test_amx_rebuilds_more_channels(count, amx, most, planes):
+    planes(count, amx)
     for channels, rebuild in ((most, True), (most + 1, False)):
         problem = _problem(dtype=torch.bfloat16, channels=(channels,) * 3)
         assert choice.choose_recompute(problem, "auto") == rebuild
