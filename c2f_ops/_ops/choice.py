@@ -30,8 +30,8 @@ _RIDGE = {2: 184.0, 4: 12.0, 8: 12.0}
 _RIDGE_CPU = {0: 96.0, 1: 800.0, 2: 200.0}
 # Largest cost of the Gram path, in parts of the direct one, at which it is taken. On a CPU the direct kernels reach
 # more of the machine than Gram's products in torch do, above all where they multiply planes of bfloat16. HBP, forward
-# and backward: Gram takes, at C = 512 (cost 0.72), 1.04 times as long in float32, 6.5 and 1.7 times in one and two planes
-# on AMX; at C = 128 (cost 0.18), as long in one plane on AVX512_BF16.
+# and backward: Gram takes, at C = 512 (cost 0.72), 1.04 times as long in float32, 6.5 and 1.7 times in one and two
+# planes on AMX; at C = 128 (cost 0.18), as long in one plane on AVX512_BF16.
 _GRAM_MARGIN = {"cuda": 0.9, "cpu": 0.6}
 _GRAM_MARGIN_PLANES = {1: 0.1, 2: 0.3}
 
