@@ -25,9 +25,11 @@ SAVE_BUDGET_BYTES = 2**31
 # Flops per byte at which rebuilding a projection costs as much as writing and reading it (spec: c > s TC / BW), by
 # operand size. H200: 790 TFLOP/s at 16 bits and 50 TFLOP/s in float32 against 4.3 TB/s. On a CPU by planes on AMX, 0
 # for vectors: measured on cases of bench/cases.py; in float32 both take as long at c = 256, and at 512 saving wins by
-# an eighth; bfloat16 on AVX512_BF16 takes as long at c = 230.
+# an eighth; bfloat16 on AVX512_BF16 takes as long at c = 230. Of vectors half as much where all projections have up to
+# _RECYCLED_BYTES, which malloc hands out again without mapping them anew (c = 192 in float32, about 110 in bfloat16).
 _RIDGE = {2: 184.0, 4: 12.0, 8: 12.0}
 _RIDGE_CPU = {0: 96.0, 1: 800.0, 2: 200.0}
+_RECYCLED_BYTES = 2**24
 # Largest cost of the Gram path, in parts of the direct one, at which it is taken. On a CPU the direct kernels reach
 # more of the machine than Gram's products in torch do, above all where they multiply planes of bfloat16. HBP, forward
 # and backward: Gram takes, at C = 512 (cost 0.72), 1.04 times as long in float32, 6.5 and 1.7 times in one and two
@@ -109,10 +111,13 @@ def choose_recompute(problem: Problem, recompute: bool | str) -> bool:
     size = problem.dtype.itemsize
     cpu = problem.device.type == "cpu"
     planes, amx = _planes(problem)
-    ridge = _RIDGE_CPU[planes if amx else 0] if cpu and size < 8 else _RIDGE.get(size, 0.0)
+    planes = planes if amx else 0
+    ridge = _RIDGE_CPU[planes] if cpu and size < 8 else _RIDGE.get(size, 0.0)
     factors = len(problem.channels)
-    worth = sum(problem.channels) > factors * size * ridge
-    return not (worth and factors * problem.batch * problem.positions * problem.width * size <= SAVE_BUDGET_BYTES)
+    saved_bytes = factors * problem.batch * problem.positions * problem.width * size
+    if cpu and not planes and saved_bytes <= _RECYCLED_BYTES:
+        ridge /= 2
+    return not (sum(problem.channels) > factors * size * ridge and saved_bytes <= SAVE_BUDGET_BYTES)
 
 
 def _planes(problem: Problem) -> tuple[int, bool]:

@@ -37,9 +37,7 @@ template <int kRows>
 void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, const float* init, float* c,
                const void* ahead) {
   const BFloat16 *a = static_cast<const BFloat16*>(rows), *b = static_cast<const BFloat16*>(panel);
-  if (init == nullptr) {
-    for (int i = 0; i < kRows * kNr; i += kLanes) __builtin_prefetch(c + i, 1);
-  }
+  for (int i = 0; i < kRows * kNr; i += kLanes) __builtin_prefetch(c + i, 1);
   __m512 sum[kRows][2] = {};
   const char* fetch = static_cast<const char*>(ahead);
   for (; K > 0; K -= kStep, a += a_block) {

@@ -10,9 +10,7 @@ template <int kRows, int kRowStride, int kStepStride>
 void gemm_tile(int64_t K, const void* rows, int64_t a_block, const void* panel, const float* init, float* c,
                const void* ahead) {
   const float *a = static_cast<const float*>(rows), *b = static_cast<const float*>(panel);
-  if (init == nullptr) {
-    for (int i = 0; i < kRows * kNr; i += 16) __builtin_prefetch(c + i, 1);
-  }
+  for (int i = 0; i < kRows * kNr; i += 16) __builtin_prefetch(c + i, 1);
   Vec sum[kRows][2];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = Vec{};

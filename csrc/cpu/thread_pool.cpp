@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "c2f/interruptible.h"
+#include "cpu/openmp_team.h"
 
 namespace c2f {
 namespace {
@@ -30,15 +31,25 @@ struct Job {
   int helpers;  // workers 1 .. helpers may join
   std::fenv_t environment;
   std::atomic<int64_t> next{0};
+  std::atomic<int> joined{0};
 
   void work(int worker) {
     for (int64_t task = next++; task < tasks; task = next++) {
-      if (worker == 0 && interrupted()) {
+      if (interrupted()) {
         next = tasks;
       } else {
         (*body)(task, worker);
       }
     }
+  }
+
+  // On a thread that others use too.
+  void join() {
+    std::fenv_t own;
+    std::fegetenv(&own);
+    std::fesetenv(&environment);
+    work(joined++);
+    std::fesetenv(&own);
   }
 };
 
@@ -51,8 +62,9 @@ class ThreadPool {
     Job job;
     job.body = &body;
     job.tasks = tasks;
-    job.helpers = grow(num_threads - 1);
     std::fegetenv(&job.environment);
+    if (run_on_team(num_threads, [&job] { job.join(); })) return true;
+    job.helpers = grow(static_cast<int>(std::min<int64_t>(tasks, num_threads)) - 1);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       job_ = &job;
@@ -133,8 +145,8 @@ ThreadPool& pool() {
 }  // namespace
 
 void parallel_for(int64_t tasks, int num_threads, const Body& body) {
-  const int threads = static_cast<int>(std::min<int64_t>(tasks, std::min(num_threads, kMaxThreads)));
-  if (threads > 1 && pool().run(tasks, threads, body)) return;
+  const int threads = std::min(num_threads, kMaxThreads);
+  if (threads > 1 && tasks > 1 && pool().run(tasks, threads, body)) return;
   for (int64_t task = 0; task < tasks && !interrupted(); ++task) body(task, 0);
 }
 

@@ -1,4 +1,6 @@
-// The threads of the CPU kernels: one pool per process, made anew in a forked child, no OpenMP.
+// The threads of the CPU kernels: those that torch computes on where the process has an OpenMP runtime. After an operator
+// they wait for the next one by spinning, some milliseconds long, in which threads of ours would get half of their
+// cores. Else, and in a forked child, one pool per process.
 #pragma once
 
 #include <cstdint>

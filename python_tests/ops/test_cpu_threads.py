@@ -133,6 +133,34 @@ def test_denormal_mode_is_the_callers():
     assert torch.equal(forward(case)[0], kept)
 
 
+TEAM = """
+import ctypes, os, torch
+from c2f_ops import multilinear_pool
+if not hasattr(ctypes.CDLL(None), "GOMP_parallel"):
+    raise SystemExit("no OpenMP runtime in sight")
+def threads():
+    return len(os.listdir("/proc/self/task"))
+torch.set_num_threads(3)
+x = [torch.randn(4, 64, 14, 14) for _ in range(2)]
+w = [torch.randn(64, 512, requires_grad=True) for _ in range(2)]
+before = threads()
+torch.zeros(2**20).exp()
+made = threads()
+assert made > before
+multilinear_pool(x, w, interactions=((0,), (0, 1)), backend="cpu").sum().backward()
+assert threads() == made, (before, made, threads())
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="the system does not show threads")
+def test_threads_are_those_of_torch():
+    """Its own would share their cores with torch's, which spin for some milliseconds after an operator."""
+    child = in_child("-c", TEAM)
+    if "no OpenMP runtime" in child.stderr:
+        pytest.skip(child.stderr.strip())
+    assert child.returncode == 0, child.stderr
+
+
 INTERRUPT = """
 import os, signal, sys, threading, time, torch
 from c2f_ops._ops.problem import Problem

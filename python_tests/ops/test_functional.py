@@ -140,6 +140,9 @@ def test_saving_follows_cost_and_budget(planes):
     assert choice.choose_recompute(_problem(batch=64), "auto")  # over the budget
     assert choice.choose_recompute(_problem(channels=(384,) * 3), "auto")
     assert not choice.choose_recompute(_problem(channels=(385,) * 3), "auto")
+    few = dict(batch=1, positions=49, width=1024)
+    assert choice.choose_recompute(_problem(**few, channels=(192,) * 3), "auto")
+    assert not choice.choose_recompute(_problem(**few, channels=(193,) * 3), "auto")
     assert choice.choose_recompute(_problem(), True) and not choice.choose_recompute(_problem(batch=64), False)
 
 
