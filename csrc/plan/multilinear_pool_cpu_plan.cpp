@@ -24,7 +24,8 @@ constexpr int64_t kAmxMostRows = 416, kAmxLeastStagedRows = 96, kAmxUnitColumns 
 constexpr int64_t kWeightBytes = int64_t{16} << 20;  // packed weights of one chunk of the forward
 constexpr int64_t kChunkColumns = 512, kLeastChunk = 128;
 constexpr int64_t kProductChannels = 280;
-constexpr int64_t kAmxChunkBytes = 2048, kAmxProductChannels = 512, kAmxProductColumns = 256;
+constexpr int64_t kAmxChunkBytes = 2048, kAmxProductChannels = 512;
+constexpr int64_t kPlaneProductColumns = 256;  // where a task packs its part of G anew
 // Gradients of one pass of the backward. With 16-bit operands a second pass needs float32 sums of d_weight, as large.
 constexpr int64_t kPassBytes = int64_t{48} << 20, kNarrowPassBytes = int64_t{96} << 20;
 
@@ -89,7 +90,7 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, bool sav
   const int64_t most_tiles = ceil_div(amx ? kAmxProductChannels : kProductChannels, kernels.mr);
   plan->product_rows = amx ? plan->block_rows : ceil_div(plan->block_rows / kernels.mr, 2) * kernels.mr;
   plan->product_channels = ceil_div(channel_tiles, ceil_div(channel_tiles, most_tiles)) * kernels.mr;
-  plan->product_d = std::min(plan->chunk_d, kernels.pack_grad ? kAmxProductColumns : kUnitColumns);
+  plan->product_d = std::min(plan->chunk_d, kernels.pack_grad ? kPlaneProductColumns : kUnitColumns);
   const auto tasks = [&] {  // of d_weight, a chunk
     int64_t count = 0;
     for (int m = 0; m < problem.M; ++m) count += ceil_div(problem.C[m], plan->product_channels);
