@@ -174,7 +174,7 @@ SYSTEM = {
     "include": STANDARD,
     "plan": STANDARD,
     "check": STANDARD,
-    "cpu": rf"{STANDARD}|(immintrin|cpuid|pthread|sched|unistd|arm_neon|sys/\w+)\.h",
+    "cpu": rf"{STANDARD}|(immintrin|cpuid|dlfcn|pthread|sched|unistd|arm_neon|sys/\w+)\.h",
     "cuda": rf"{STANDARD}|(cuda\w*|cooperative_groups|mma|sm_\w+)(\.h)?|cuda/\w+|cooperative_groups/\w+\.h",
     "bindings": rf"{STANDARD}|pybind11/\w+\.h",
 }

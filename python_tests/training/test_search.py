@@ -186,7 +186,7 @@ def test_one_level_has_nothing_to_search(tiny, tmp_path) -> None:
 def searched(tiny, tmp_path_factory):
     """A real search of two levels that could open the test split only through an error."""
     folder = tmp_path_factory.mktemp("search") / "run"
-    config = tiny({"epochs": [3.0]}, levels=("family", "species"), tasks=(("species", 32),), train_images=160)
+    config = tiny({"epochs": [6.0]}, levels=("family", "species"), tasks=(("species", 32),), train_images=320)
     with pytest.MonkeyPatch.context() as patch:
         load = registry.load_dataset
 
@@ -203,7 +203,7 @@ def test_a_search_sees_training_images_alone_and_repeats(searched, tmp_path) -> 
     config, _, result = searched
     again = search_resolutions(config, tmp_path / "run", thresholds=0.99, mode="relative", grid=(32, 16, 8, 4))
     assert again.curves == result.curves and again.sides == result.sides and again.split_sha256 == result.split_sha256
-    assert result.curves[0].counts[0] == 40, "a fifth of each class, rounded"
+    assert result.curves[0].counts[0] == 80, "a fifth of each class, rounded"
 
 
 def test_a_search_goes_on_without_training_again(searched, monkeypatch) -> None:

@@ -110,7 +110,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_of_one_process(folder, case, world) -> None:
     assert distance(loaded(folder, case, True, 1), loaded(folder, case, True, world)) < 1e-12
-    assert distance(loaded(folder, case, False, 1), loaded(folder, case, False, world)) < 1e-6
+    assert distance(loaded(folder, case, False, 1), loaded(folder, case, False, world)) < 1e-5  # rounding alone
 
 
 def test_idle_heads_have_no_gradient_in_any_process(folder) -> None:
