@@ -1,8 +1,9 @@
 // The inner loops of the CPU kernels, one table of functions per instruction set.
 //
 // products_body.h is compiled once per instruction set (kernels_*.cpp), with kernels_body.h for float32 operands or
-// planes_body.h for operands of bfloat16; everything around them is baseline code that calls through the table. This header has no inline function, so that no copy of one can be
-// compiled for AVX-512 and picked by the linker for everyone.
+// planes_body.h for operands of bfloat16; everything around them is baseline code that calls through the table. This
+// header has no inline function, so that no copy of one can be compiled for AVX-512 and picked by the linker for
+// everyone.
 //
 // Words: a tile is `mr` x `nr` float32, stored as rows of nr. An A operand is a tile's rows over k, a B operand (a
 // panel) is k rows of nr columns. Operands are packed as the table wants them, `operand_bytes` an element, with K

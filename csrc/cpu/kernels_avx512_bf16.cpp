@@ -88,7 +88,7 @@ template <int... kIndex>
 constexpr Kernels make_kernels(std::integer_sequence<int, kIndex...>) {
   Kernels kernels = plane_kernels<1>("avx512_bf16");
   kernels.row_step = 1;
-  kernels.block_k = 512;  // a panel of it fills half of L1
+  kernels.block_k = 512;  // a panel of it fills L1; shorter ones would update C more often
   kernels.leave = leave;
   ((kernels.gemm_rows[kIndex] = gemm_tile<kIndex + 1>), ...);
   kernels.peak = peak;

@@ -152,6 +152,7 @@ assert threads() == made, (before, made, threads())
 """
 
 
+@pytest.mark.skipif("tsan" in os.environ.get("LD_PRELOAD", ""), reason="ThreadSanitizer gets a pool of its own")
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="the system does not show threads")
 def test_threads_are_those_of_torch():
     """Its own would share their cores with torch's, which spin for some milliseconds after an operator."""
