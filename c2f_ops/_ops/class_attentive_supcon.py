@@ -31,9 +31,10 @@ def _forward(z, *rest):
 @torch.library.impl(f"c2f_ops::{_NAME}_bwd", "CompositeExplicitAutograd")
 @without_autocast
 def _backward(d_attract, d_repel, repel, z, *rest):
-    *operands, needs, backend = rest
+    x, z_labels, x_labels, classes, order, v, *options, needs, backend = rest
     kernel = room(choose_room(_NAME, z, backend), _NAME).class_attentive_supcon_bwd
-    return kernel(d_attract.contiguous(), d_repel.contiguous(), repel, z, *operands, needs)
+    tensors = (d_attract, d_repel, repel, z, x, z_labels, x_labels, classes, order, v)
+    return kernel(*(t.contiguous() for t in tensors), *options, needs)
 
 
 @torch.library.register_fake(f"c2f_ops::{_NAME}")

@@ -1,6 +1,6 @@
-"""The short way of `multilinear_pool`: calls on the CPU that repeat an earlier one.
+"""The short way of `multilinear_pool`, forward and backward: calls on the CPU that repeat an earlier one.
 
-Checks, plan and dispatcher take 0.15 ms, with a gradient 0.25, and what they find depends on shapes, strides, types and
+Checks, plan and dispatcher take 0.15 ms, with gradient and backward 0.3, and what they find depends on shapes, strides, types and
 options alone. So the first call of a kind leaves a function here that takes operands straight to the kernels, for the
 next ones. Whatever wants to see a call on its way sends it the long way: autocast, torch.compile, function transforms,
 modes, tracing, tensor subclasses, the profiler.
@@ -37,14 +37,17 @@ def kind_of(features: Any, weights: Any, biases: Any, options: tuple[Any, ...]) 
         return None
     try:
         operands = (*features, *weights, *(biases or ()))
-        states, keys = _ordinary()
-        if not (
-            _state() in states and _TYPES.issuperset(map(type, operands)) and keys.issuperset(map(_keys, operands))
-        ):
+        if not _unobserved(operands):
             return None
         graded = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
-        described = tuple([(t.shape, t.stride(), t.dtype) for t in operands])
-        kind = len(features), len(weights), described, graded, options, room("cpu", "multilinear_pool").settings()
+        kind = (
+            len(features),
+            len(weights),
+            tuple(map(_described, operands)),
+            graded,
+            options,
+            room("cpu", "multilinear_pool").settings(),
+        )
         hash(kind)
     except (AttributeError, TypeError, RuntimeError):
         return None
@@ -84,11 +87,22 @@ def remember(
     graded = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
     offsets = [0 if graded else v.data_ptr() - x.data_ptr() for x, v in zip(features, views, strict=True)]
     strides = [t.stride() for t in (*views, *weights)]
-    forward = room("cpu", "multilinear_pool").repeatable_fwd(problem, offsets, strides, norm, save, out_dtype)
-    counts = len(features), len(biases), False
+    cpu, counts = room("cpu", "multilinear_pool"), (len(features), len(biases), False)
+    forward = cpu.repeatable_fwd(problem, offsets, strides, norm, save, out_dtype)
+    gradients = cpu.repeatable_bwd(problem, norm, save)
+    seen = [*map(_described, (*_made(problem, save, out_dtype), *operands))], cpu.settings()
+
+    def backward(d_out: Tensor, p: Tensor, projections: Sequence[Tensor], *lists: Any) -> Any:
+        features, weights, biases, _ = lists
+        rest = p, *projections, *features, *weights, *biases
+        if not _unobserved((d_out, *rest)):
+            return None
+        d_out = d_out.contiguous()
+        now = [*map(_described, (d_out, *rest))], cpu.settings()
+        return gradients(d_out, p, projections, *lists)[:3] if now == seen else None
 
     def with_gradient(features: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Any]) -> Tensor:
-        return Gradient.apply(forward, counts, options, *map(view, features), *weights, *biases)[0]
+        return Gradient.apply(forward, backward, counts, options, *map(view, features), *weights, *biases)[0]
 
     def without(features: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Any]) -> Tensor:
         return forward(features, weights, biases)[0]
@@ -96,6 +110,25 @@ def remember(
     if len(_known) >= _KINDS:
         _known.clear()
     _known[kind] = with_gradient if graded else without
+
+
+def _made(problem: Problem, save: bool, out_dtype: torch.dtype) -> list[Tensor]:
+    """What the backward is given besides operands, without data: d_out, p and projections."""
+    batch, width, count = problem.batch, problem.width, len(problem.interactions)
+    d_out = torch.empty((batch, count * width), dtype=out_dtype, device="meta")
+    p = torch.empty((batch, count, width), dtype=torch.float32, device="meta")
+    projection = torch.empty((batch, problem.positions, width), dtype=problem.dtype, device="meta")
+    return [d_out, p, *[projection] * (save * len(problem.channels))]
+
+
+def _described(x: Tensor) -> tuple[Any, ...]:
+    return x.shape, x.stride(), x.dtype
+
+
+def _unobserved(tensors: Sequence[Any]) -> bool:
+    """Nothing wants to see a call with these ``tensors``, which are of the CPU and have nothing special about them."""
+    states, keys = _ordinary()
+    return _state() in states and _TYPES.issuperset(map(type, tensors)) and keys.issuperset(map(_keys, tensors))
 
 
 def _storage(x: Tensor) -> int:

@@ -32,7 +32,7 @@ def _forward(z, s, t, neighbours, y, g, scale, temperature, tau, backend, save):
 @without_autocast
 def _backward(d_value, d_mass, z, lse, grad, backend):
     kernel = room(choose_room("falcon_loss", z, backend), "falcon_loss").falcon_loss_bwd
-    return kernel(d_value.contiguous(), d_mass.contiguous(), z, lse, grad)
+    return kernel(*(x.contiguous() for x in (d_value, d_mass, z, lse, grad)))
 
 
 @torch.library.register_fake("c2f_ops::falcon_loss")

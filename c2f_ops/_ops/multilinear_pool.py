@@ -82,6 +82,7 @@ def _backward(d_out, p, projections, features, weights, biases, mask, flat, acti
     per_factor = biases or [None] * len(features)
     problem = Problem.of(features, weights, mask, interactions, activation, mask_grad=needs[-1])
     choice = choose_backend(problem, backend, "direct" if algo == "fused" else algo)
+    p, *projections = (x.contiguous() for x in (p, *projections))  # hooks may save in another memory format
     d_p = epilogue.backward(d_out.contiguous().view_as(p), p, norm, choice.backend)
     if choice.algo == "gram":
         grads = room("reference", "gram").gram_bwd(d_p, features, weights, per_factor, mask, interactions, needs)
@@ -116,34 +117,39 @@ def _strided_like(d: Tensor, x: Tensor) -> Tensor:
 
 
 class Gradient(torch.autograd.Function):
-    """Any forward with the backward of the op. Operands come flat: autograd does not look into lists."""
+    """Any forward with the backward of the op. Operands come flat: autograd does not look into lists.
+
+    ``short`` is a shorter way to the same gradients, as lists, that may refuse by None; or None.
+    """
 
     @staticmethod
-    def forward(ctx, forward, counts, options, *operands):
+    def forward(ctx, forward, short, counts, options, *operands):
         out, p, projections = forward(*_grouped(operands, counts))
         ctx.save_for_backward(*operands, p, *projections)
-        ctx.counts, ctx.options = counts, options
+        ctx.short, ctx.counts, ctx.options = short, counts, options
         ctx.mark_non_differentiable(p, *projections)
         ctx.set_materialize_grads(False)
         return out, p, *projections
 
     @staticmethod
     def backward(ctx, d_out, *_):
+        needed = ctx.needs_input_grad[4:]
+        if d_out is None:
+            return (None,) * (4 + len(needed))
         count, bias_count, has_mask = ctx.counts
         operands, (p, *projections) = _split(ctx.saved_tensors, 2 * count + bias_count + has_mask)
         features, weights, biases, mask = _grouped(operands, ctx.counts)
-        need_x, need_w, need_b, need_mask = _grouped(ctx.needs_input_grad[3:], ctx.counts)
-        flags = [*need_x, *need_w, *(need_b or [False] * count), bool(need_mask)]
-        if d_out is None:
-            return (None,) * (3 + len(operands))
+        need_x, need_w, need_b, need_mask = _grouped(needed, ctx.counts)
+        needs = [*need_x, *need_w, *(need_b or [False] * count), bool(need_mask)]
         if torch.is_grad_enabled():
-            grads = _composed_backward(d_out, features, weights, biases, mask, ctx.options, flags)
+            grads = _composed_backward(d_out, features, weights, biases, mask, ctx.options, needs)
         else:
-            grads = torch.ops.c2f_ops.multilinear_pool_bwd(
-                d_out, p, projections, features, weights, biases, mask, *ctx.options, flags
+            grads = ctx.short and ctx.short(d_out, p, projections, features, weights, biases, needs)
+            grads = grads or torch.ops.c2f_ops.multilinear_pool_bwd(
+                d_out, p, projections, features, weights, biases, mask, *ctx.options, needs
             )
-        found = (d for group in grads for d in group)
-        return (None, None, None, *(next(found) if need else None for need in ctx.needs_input_grad[3:]))
+        found = (d for group in grads for d in group if d is not None)
+        return (None, None, None, None, *(next(found) if need else None for need in needed))
 
 
 def _split(items, n):
@@ -170,7 +176,7 @@ def _differentiable(features, weights, biases, mask, *options):
     if not (torch.is_grad_enabled() and any(t.requires_grad for t in operands)):
         return forward(features, weights, biases, mask)
     counts = len(features), len(biases), mask is not None
-    out, p, *projections = Gradient.apply(forward, counts, options[:-2], *operands)  # less save and out_dtype
+    out, p, *projections = Gradient.apply(forward, None, counts, options[:-2], *operands)  # less save and out_dtype
     return out, p, projections
 
 

@@ -37,7 +37,7 @@ def _forward(p, *options):
 @without_autocast
 def _backward(d_out, p, *options):
     *norm, backend = options
-    return backward(d_out.contiguous(), p, norm, choose_room("signed_sqrt_normalize", p, backend))
+    return backward(d_out.contiguous(), p.contiguous(), norm, choose_room("signed_sqrt_normalize", p, backend))
 
 
 @torch.library.register_fake("c2f_ops::signed_sqrt_normalize")

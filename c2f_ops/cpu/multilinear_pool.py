@@ -174,19 +174,61 @@ def multilinear_pool_bwd(
     ``projections`` are the saved ones, or empty: rebuilt. ``needs`` has 3 M + 1 entries: features, weights, biases,
     mask. What is not needed is None.
     """
-    native, threads, count = _native.module(), num_threads(), len(features)
+    threads = num_threads()
     encoded = encode(Problem.of(features, weights, mask, interactions, activation), matmul_precision())
-    d_p = d_p.contiguous()
+    plan = _native.module().multilinear_pool_cpu_plan(encoded, bool(projections), threads)
+    operands = features, weights, biases, mask
+    return _gradients(encoded, plan["bwd_scratch_bytes"], threads, d_p.contiguous(), operands, projections, needs)
+
+
+def repeatable_bwd(problem: Problem, norm: Sequence[Any], saves: bool) -> Callable[..., Grads]:
+    """A function of d_out, p, projections, features, weights, biases and ``needs`` that checks nothing.
+
+    Operands are as the kernels take them, d_out ``[B, Q D]`` is contiguous.
+    """
+    native, (threads, precision) = _native.module(), settings()
+    encoded, options = encode(problem, precision), encode_norm(*norm)
+    size = native.multilinear_pool_cpu_plan(encoded, saves, threads)["bwd_scratch_bytes"]
+    sizes, no_biases = (problem.batch, len(problem.interactions), problem.width), [None] * len(problem.channels)
+
+    def run(
+        d_out: Tensor,
+        p: Tensor,
+        projections: Sequence[Tensor],
+        features: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        needs: Sequence[bool],
+    ) -> Grads:
+        d_p = torch.empty(sizes, dtype=torch.float32)
+        native.signed_sqrt_normalize_cpu_bwd(
+            *sizes, *options, p.data_ptr(), DTYPES[d_out.dtype], d_out.data_ptr(), d_p.data_ptr(), threads
+        )
+        operands = features, weights, biases or no_biases, None
+        return _gradients(encoded, size, threads, d_p, operands, projections, needs)
+
+    return run
+
+
+def _gradients(
+    encoded: tuple[Any, ...],
+    scratch_size: int,
+    threads: int,
+    d_p: Tensor,
+    operands: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor | None], Tensor | None],
+    projections: Sequence[Tensor],
+    needs: Sequence[bool],
+) -> Grads:
+    features, weights, *_ = operands
+    count = len(features)
     need_x, need_w, need_b = (needs[k * count : (k + 1) * count] for k in range(3))
     d_features = [torch.empty_like(x) if need else None for x, need in zip(features, need_x, strict=True)]
     d_weights = [w.new_empty(w.shape) if need else None for w, need in zip(weights, need_w, strict=True)]
     d_biases = [d_p.new_empty(d_p.shape[2]) if need else None for need in need_b]
-    with _scratch(
-        native.multilinear_pool_cpu_plan(encoded, bool(projections), threads)["bwd_scratch_bytes"]
-    ) as scratch:
-        native.multilinear_pool_cpu_bwd(
+    with _scratch(scratch_size) as scratch:
+        _native.module().multilinear_pool_cpu_bwd(
             encoded,
-            *_operands(features, weights, biases, mask),
+            *_operands(*operands),
             [u.data_ptr() for u in projections],
             d_p.data_ptr(),
             [(0, 0, 0, 0) if d is None else strided(d) for d in d_features],

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from c2f_ops import _native, functional
 from c2f_ops._ops import direct
+from c2f_ops.cpu import multilinear_pool as cpu
 
 pytestmark = pytest.mark.skipif(_native.unavailable() is not None, reason=str(_native.unavailable()))
 
@@ -31,6 +32,15 @@ def long_way(monkeypatch):
     calls = []
     prepare = pooling._prepare
     monkeypatch.setattr(pooling, "_prepare", lambda *args: calls.append(1) or prepare(*args))
+    return calls
+
+
+@pytest.fixture
+def long_backward(monkeypatch):
+    """How often a backward went through the dispatcher."""
+    calls = []
+    run = cpu.multilinear_pool_bwd
+    monkeypatch.setattr(cpu, "multilinear_pool_bwd", lambda *args: calls.append(1) or run(*args))
     return calls
 
 
@@ -104,7 +114,7 @@ def test_modules_without_gradient(long_way):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("recompute", [True, False])
 @pytest.mark.parametrize("which", ["all", "features", "one weight"])
-def test_same_gradients(long_way, layout, dtype, recompute, which):
+def test_same_gradients(long_way, long_backward, layout, dtype, recompute, which):
     features, weights = operands(layout, dtype)
     biases = [torch.randn(10) for _ in features]
     wanted = {"all": [*features, *weights, *biases], "features": features, "one weight": weights[1:2]}[which]
@@ -118,8 +128,79 @@ def test_same_gradients(long_way, layout, dtype, recompute, which):
         return out, *torch.autograd.grad((out * factor).sum(), wanted)
 
     first, second = gradients(), gradients()
-    assert len(long_way) == 1
+    assert len(long_way) == len(long_backward) == 1
     assert all(torch.equal(a, b) and a.stride() == b.stride() for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("options", [{"out_dtype": torch.bfloat16}, {"norm_scope": "joint"}, {"pooling": "mean"}])
+def test_gradients_of_strided_results(long_backward, options):
+    features, weights = operands("NCHW")
+    wanted = [t.requires_grad_() for t in (*features, *weights)]
+    first, second, sliced = (
+        torch.autograd.grad(functional.multilinear_pool(features, weights, **options)[:, :7].sum(), wanted)
+        for _ in range(3)
+    )
+    out = functional.multilinear_pool(features, weights, **options)
+    strided = torch.zeros_like(out)[:1].expand_as(out).t().contiguous().t()
+    strided[:, :7] = 1
+    short = torch.autograd.grad(out, wanted, strided)
+    assert len(long_backward) == 1
+    for gradient in (second, sliced, short):
+        assert all(map(torch.equal, gradient, first))
+
+
+def leaves():
+    """A graph of a repeated call in memory, and its leaves."""
+    features, weights = operands("NCHW")
+    wanted = [t.requires_grad_() for t in (*features, *weights)]
+    for _ in range(2):
+        out = functional.multilinear_pool(features, weights, recompute=False)
+        gradient = torch.autograd.grad(out.square().sum(), wanted, retain_graph=True)
+    return out.square().sum(), wanted, gradient
+
+
+@pytest.mark.parametrize("name", ["a dispatch mode", "autocast", "the profiler"])
+def test_who_watches_sees_the_backward(long_backward, name):
+    loss, wanted, expected = leaves()
+    assert len(long_backward) == 1
+    with OBSERVERS[name]() as observer:
+        gradient = torch.autograd.grad(loss, wanted)
+    assert len(long_backward) == 2 and all(map(torch.equal, gradient, expected))
+    if name == "a dispatch mode":
+        assert "c2f_ops.multilinear_pool_bwd.default" in observer.seen
+
+
+def test_settings_are_followed_by_the_backward(long_backward):
+    loss, wanted, expected = leaves()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        gradient = torch.autograd.grad(loss, wanted)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(long_backward) == 2 and all(map(torch.equal, gradient, expected))
+
+
+def test_saved_tensors_that_come_back_in_another_way(long_backward):
+    def strided(x):
+        return x.transpose(0, -1).contiguous().transpose(0, -1)
+
+    features, weights = operands("NLC")
+    wanted = [t.requires_grad_() for t in (*features, *weights)]
+
+    def gradients():
+        return torch.autograd.grad(functional.multilinear_pool(features, weights, layout="NLC").sum(), wanted)
+
+    expected, _ = gradients(), gradients()
+    assert len(long_backward) == 1
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, strided):
+        changed = gradients()
+    assert len(long_backward) == 2
+    for a, b in zip(changed, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda x: x):
+        assert all(map(torch.equal, gradients(), expected))
+    assert len(long_backward) == 2
 
 
 def test_gradients_and_their_absence_are_kinds_of_their_own(long_way):

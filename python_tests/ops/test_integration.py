@@ -9,6 +9,7 @@ import torch
 import torch._dynamo.testing
 
 import c2f_ops
+from c2f_ops import functional
 from c2f_ops._ops.multilinear_pool import encode
 from c2f_ops.nn import MultiLinearPool
 from c2f_ops.testing import make_pool_inputs, relative_error
@@ -221,3 +222,32 @@ def test_transforms_of_torch_func(backend, device):
         with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
             torch.ops.c2f_ops.signed_sqrt_normalize(dual.flatten(2), *NORM, "auto")
     assert relative_error(torch.func.vmap(pool)(torch.stack([x, 2 * x]))[1], pool(2 * x)) < 1e-12
+
+
+def labels(n, x):
+    return torch.arange(n, device=x.device) % 2
+
+
+DIFFERENTIABLE = {
+    "multilinear_pool": lambda x, backend: c2f_ops.multilinear_pool(
+        [x.view(2, 12, 4)] * 2, [x.view(4, 24)] * 2, layout="NLC", interactions=((0, 1),), backend=backend
+    ),
+    "signed_sqrt_normalize": lambda x, backend: functional.signed_sqrt_normalize(x.view(2, 4, 12), backend=backend),
+    "falcon_loss": lambda x, backend: functional.falcon_loss(
+        x, x.detach().flip(0), None, labels(8, x), labels(12, x), backend=backend
+    ),
+    "class_attentive_loss": lambda x, backend: functional.class_attentive_loss(x, labels(8, x), x[:2], backend=backend),
+}
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE)
+def test_saved_tensors_in_another_memory_format(backend, device, op):
+    """Hooks on what autograd saves keep values, sizes and types, not strides."""
+
+    def strided(x):
+        return x.transpose(0, -1).contiguous().transpose(0, -1) if x.dim() else x
+
+    x = torch.randn(8, 12, device=device, requires_grad=True)
+    gradient = torch.autograd.grad(DIFFERENTIABLE[op](x, backend).square().sum(), x)[0]
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, strided):
+        assert relative_error(torch.autograd.grad(DIFFERENTIABLE[op](x, backend).square().sum(), x)[0], gradient) < 1e-5
