@@ -25,17 +25,21 @@ SAVE_BUDGET_BYTES = 2**31
 # Flops per byte at which rebuilding a projection costs as much as writing and reading it (spec: c > s TC / BW), by
 # operand size. H200: 790 TFLOP/s at 16 bits and 50 TFLOP/s in float32 against 4.3 TB/s. On a CPU by planes on AMX, 0
 # for vectors: measured on cases of bench/cases.py; in float32 both take as long at c = 256, and at 512 saving wins by
-# an eighth; bfloat16 on AVX512_BF16 takes as long at c = 230. Of vectors half as much where all projections have up to
-# _RECYCLED_BYTES, which malloc hands out again without mapping them anew (c = 192 in float32, about 110 in bfloat16).
+# an eighth; bfloat16 on AVX512_BF16 takes as long at c = 230. On vectors another bound holds where a projection has up
+# to _RECYCLED_BYTES, which malloc hands out again without mapping them anew: over 286 random problems on one thread of a
+# Zen 4 it loses 0.4 % against the better choice of each, the general one 3 %.
 _RIDGE = {2: 184.0, 4: 12.0, 8: 12.0}
 _RIDGE_CPU = {0: 96.0, 1: 800.0, 2: 200.0}
-_RECYCLED_BYTES = 2**24
-# Largest cost of the Gram path, in parts of the direct one, at which it is taken. On a CPU the direct kernels reach
-# more of the machine than Gram's products in torch do, above all where they multiply planes of bfloat16. HBP, forward
-# and backward: Gram takes, at C = 512 (cost 0.72), 1.04 times as long in float32, 6.5 and 1.7 times in one and two
-# planes on AMX; at C = 128 (cost 0.18), as long in one plane on AVX512_BF16.
-_GRAM_MARGIN = {"cuda": 0.9, "cpu": 0.6}
-_GRAM_MARGIN_PLANES = {1: 0.1, 2: 0.3}
+_RECYCLED_BYTES, _RECYCLED_CHANNELS = 2**24, 64
+# Largest cost of the Gram path, in parts of the direct one, at which it is taken; on a CPU by planes on AMX, and by
+# those on vectors, 0 for float32: the direct kernels there reach more of the machine than Gram's products in torch do.
+# An element of the products of weights and Gram matrices, written and read again by torch, costs as much as so many
+# multiply-adds, and so does a pair in calls. Over 631 random problems on one thread of a Zen 4 this loses 1.5 % against
+# the better path of each; by multiply-adds alone it was 4 (bfloat16) to 14 %.
+_GRAM_MARGIN = 0.9
+_GRAM_MARGIN_AMX = {0: 0.65, 1: 0.2, 2: 0.4}
+_GRAM_MARGIN_VECTORS = {0: 0.65, 1: 0.3}
+_GRAM_ELEMENT, _GRAM_PAIR = 30, 5e6
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,16 @@ def gram_obstacle(problem: Problem) -> str | None:
 
 
 def gram_cost_ratio(problem: Problem) -> float:
-    """Multiply-adds of the Gram path over those of the direct path (docs/ops/multilinear_pool.md)."""
+    """Multiply-adds of the Gram path over those of the direct path (docs/ops/multilinear_pool.md).
+
+    On a CPU with what its other work costs as much as.
+    """
     length, width = problem.positions, problem.width
     direct = length * width * sum(problem.channels)
     pairs = [(problem.channels[x], problem.channels[y]) for x, y in problem.interactions]
-    gram = sum(length * cx * cy + cx * cy * width for cx, cy in pairs)
+    gram: float = sum(length * cx * cy + cx * cy * width for cx, cy in pairs)
+    if problem.device.type == "cpu":
+        gram += sum(_GRAM_ELEMENT * (cx + cy) * width + _GRAM_PAIR / max(1, problem.batch) for cx, cy in pairs)
     return gram / direct if direct else float("inf")
 
 
@@ -99,9 +108,16 @@ def choose_algo(problem: Problem, algo: str) -> tuple[str, str]:
     if obstacle or problem.dtype == torch.float64:
         return "direct", "interactions need the projections" if obstacle else "float64 takes the direct reference"
     ratio = gram_cost_ratio(problem)
-    if ratio < _GRAM_MARGIN_PLANES.get(_planes(problem)[0], _GRAM_MARGIN.get(problem.device.type, 0.9)):
+    if ratio < _gram_margin(problem):
         return "gram", f"pairs only, Gram costs {round(ratio, 2)} of the direct path"
     return "direct", f"pairs only, but Gram would cost {round(ratio, 2)} of the direct path"
+
+
+def _gram_margin(problem: Problem) -> float:
+    if problem.device.type != "cpu":
+        return _GRAM_MARGIN
+    planes, amx = _planes(problem)
+    return (_GRAM_MARGIN_AMX if amx else _GRAM_MARGIN_VECTORS)[planes]
 
 
 def choose_recompute(problem: Problem, recompute: bool | str) -> bool:
@@ -109,15 +125,14 @@ def choose_recompute(problem: Problem, recompute: bool | str) -> bool:
     if recompute != "auto":
         return bool(recompute)
     size = problem.dtype.itemsize
-    cpu = problem.device.type == "cpu"
+    cpu = problem.device.type == "cpu" and size < 8
     planes, amx = _planes(problem)
     planes = planes if amx else 0
-    ridge = _RIDGE_CPU[planes] if cpu and size < 8 else _RIDGE.get(size, 0.0)
-    factors = len(problem.channels)
-    saved_bytes = factors * problem.batch * problem.positions * problem.width * size
+    channels = size * (_RIDGE_CPU[planes] if cpu else _RIDGE.get(size, 0.0))
+    factors, saved_bytes = len(problem.channels), problem.batch * problem.positions * problem.width * size
     if cpu and not planes and saved_bytes <= _RECYCLED_BYTES:
-        ridge /= 2
-    return not (sum(problem.channels) > factors * size * ridge and saved_bytes <= SAVE_BUDGET_BYTES)
+        channels = _RECYCLED_CHANNELS
+    return not (sum(problem.channels) > factors * channels and factors * saved_bytes <= SAVE_BUDGET_BYTES)
 
 
 def _planes(problem: Problem) -> tuple[int, bool]:

@@ -1,9 +1,9 @@
 """The short way of `multilinear_pool`, forward and backward: calls on the CPU that repeat an earlier one.
 
-Checks, plan and dispatcher take 0.15 ms, with gradient and backward 0.3, and what they find depends on shapes, strides, types and
-options alone. So the first call of a kind leaves a function here that takes operands straight to the kernels, for the
-next ones. Whatever wants to see a call on its way sends it the long way: autocast, torch.compile, function transforms,
-modes, tracing, tensor subclasses, the profiler.
+Checks, plan and dispatcher take 0.15 ms, with gradient and backward 0.3, and what they find depends on shapes, strides,
+types and options alone. So the first call of a kind leaves a function here that takes operands straight to the kernels,
+for the next ones. Whatever wants to see a call on its way sends it the long way: autocast, torch.compile, function
+transforms, modes, tracing, tensor subclasses, the profiler.
 """
 
 from __future__ import annotations

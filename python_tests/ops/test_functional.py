@@ -110,12 +110,18 @@ def planes(monkeypatch):
 
 def test_gram_is_taken_by_its_inequality(planes):
     planes(0)
-    assert choice.gram_cost_ratio(_problem()) == pytest.approx(0.72, abs=0.01)
-    assert choice.gram_cost_ratio(_problem(channels=(2048,) * 3, positions=196)) == pytest.approx(10.7, abs=0.05)
-    assert choice.gram_cost_ratio(_problem(channels=(768,) * 3, positions=1024)) == pytest.approx(0.84, abs=0.01)
+    cuda = dict(device=torch.device("cuda"))
+    ratio = choice.gram_cost_ratio
+    assert ratio(_problem(**cuda)) == pytest.approx(0.72, abs=0.01)
+    assert ratio(_problem(**cuda, channels=(2048,) * 3, positions=196)) == pytest.approx(10.7, abs=0.05)
+    assert ratio(_problem(**cuda, channels=(768,) * 3, positions=1024)) == pytest.approx(0.84, abs=0.01)
+    small = dict(batch=2, positions=36, width=1024, interactions=((0, 1),), channels=(16, 256))
+    assert ratio(_problem(**cuda, **small)) == pytest.approx(0.43, abs=0.01)
+    more = 30 * 272 * 1024 + 5e6 / 2
+    assert ratio(_problem(**small)) == pytest.approx(0.43 + more / (36 * 1024 * 272), abs=0.01)
+    assert ratio(_problem(batch=0)) > ratio(_problem(batch=8)) > ratio(_problem(**cuda))
     assert choice.choose_algo(_problem(channels=(256,) * 3), "auto")[0] == "gram"
     assert choice.choose_algo(_problem(channels=(512,) * 3), "auto")[0] == "direct"
-    cuda = dict(device=torch.device("cuda"))
     assert choice.choose_algo(_problem(**cuda), "auto")[0] == "gram"
     assert choice.choose_algo(_problem(**cuda, channels=(1024,) * 3), "auto")[0] == "direct"
     for change in (
@@ -141,8 +147,8 @@ def test_saving_follows_cost_and_budget(planes):
     assert choice.choose_recompute(_problem(channels=(384,) * 3), "auto")
     assert not choice.choose_recompute(_problem(channels=(385,) * 3), "auto")
     few = dict(batch=1, positions=49, width=1024)
-    assert choice.choose_recompute(_problem(**few, channels=(192,) * 3), "auto")
-    assert not choice.choose_recompute(_problem(**few, channels=(193,) * 3), "auto")
+    assert choice.choose_recompute(_problem(**few, channels=(64,) * 3), "auto")
+    assert not choice.choose_recompute(_problem(**few, channels=(65,) * 3), "auto")
     assert choice.choose_recompute(_problem(), True) and not choice.choose_recompute(_problem(batch=64), False)
 
 
