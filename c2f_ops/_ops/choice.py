@@ -26,8 +26,8 @@ SAVE_BUDGET_BYTES = 2**31
 # operand size. H200: 790 TFLOP/s at 16 bits and 50 TFLOP/s in float32 against 4.3 TB/s. On a CPU by planes on AMX, 0
 # for vectors: measured on cases of bench/cases.py; in float32 both take as long at c = 256, and at 512 saving wins by
 # an eighth; bfloat16 on AVX512_BF16 takes as long at c = 230. On vectors another bound holds where a projection has up
-# to _RECYCLED_BYTES, which malloc hands out again without mapping them anew: over 286 random problems on one thread of a
-# Zen 4 it loses 0.4 % against the better choice of each, the general one 3 %.
+# to _RECYCLED_BYTES, which malloc hands out again without mapping them anew: over 286 random problems on one thread of
+# a Zen 4 it loses 0.4 % against the better choice of each, the general one 3 %.
 _RIDGE = {2: 184.0, 4: 12.0, 8: 12.0}
 _RIDGE_CPU = {0: 96.0, 1: 800.0, 2: 200.0}
 _RECYCLED_BYTES, _RECYCLED_CHANNELS = 2**24, 64
