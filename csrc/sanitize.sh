@@ -22,8 +22,10 @@ for kind in ${@:-address undefined thread}; do
   cmake --build "$build" --parallel 2 --target pool_check _C >/dev/null
   (cd c2f_ops && tar --exclude="_C*" --exclude=__pycache__ -c .) | tar -x -C "$build/package/c2f_ops"
   case $kind in address) library=libasan.so ;; undefined) library=libubsan.so ;; thread) library=libtsan.so ;; esac
+  # Beside the sanitizer the C++ library, whose __cxa_throw it looks up at its start: Python alone has none.
+  preload="$(g++ -print-file-name=$library) $(g++ -print-file-name=libstdc++.so.6)"
   sanitized() {  # Python, away from the sources: it would take the package in its folder
-    (cd "$build" && LD_PRELOAD=$(g++ -print-file-name=$library) ASAN_OPTIONS=detect_leaks=0 \
+    (cd "$build" && LD_PRELOAD=$preload ASAN_OPTIONS=detect_leaks=0 \
       PYTHONPATH="$build/package" python "$@")
   }
   for isa in portable avx2 avx512 avx512_bf16 amx; do
