@@ -22,6 +22,7 @@ py::dict plan(const ProblemTuple& problem, bool saves, int num_threads) {
   result["block_rows"] = plan.block_rows;
   result["unit_d"] = plan.unit_d;
   result["staged"] = plan.staged;
+  result["packs_units"] = plan.packs_units;
   result["fwd_chunk_d"] = plan.fwd_chunk_d;
   result["chunk_d"] = plan.chunk_d;
   result["chunk_b"] = plan.chunk_b;

@@ -93,6 +93,7 @@ class Backward {
     return operands_.packed(shared_.g[m], (panel * shared_.row_capacity + row) * kernels_.nr);
   }
   void* weights(int m, int64_t panel) const {
+    if (shared_.w[m] == nullptr) return nullptr;
     return operands_.packed(shared_.w[m], panel * operands_.padded(problem_.C[m]) * kernels_.nr);
   }
   void* transposed(int m, int64_t panel, int64_t k) const {
@@ -110,7 +111,7 @@ class Backward {
   void pack_chunk_weights() {
     const int64_t nr = kernels_.nr;
     if (!args_.saved()) {
-      pack_weights(operands_, j0_, width_, shared_.w, num_threads_);
+      if (!plan_.packs_units) pack_weights(operands_, j0_, width_, shared_.w, num_threads_);
       for (int m = 0; m < problem_.M; ++m) pack_bias(operands_, m, j0_, width_, panels_ * nr, shared_.bias[m]);
     }
     for (int m = 0; m < problem_.M; ++m) {
@@ -141,6 +142,7 @@ class Backward {
       block.t1 = std::min(shared_.rows.tiles, block.t0 + tiles_per_block_);
       block.staged = plan_.staged;
       std::copy_n(local.a, problem_.M, block.a);
+      block.w = local.w;
       if (block.staged && !args_.saved()) stage(operands_, shared_.rows, &block);
       for (int64_t unit = units * group / groups; unit < units * (group + 1) / groups; ++unit) {
         form_unit(local, i, &block, unit);
@@ -155,9 +157,9 @@ class Backward {
       if (args_.saved()) {
         load_projections(m, t0, t1, first, panels, local.u[m]);
       } else {
-        void* next = m + 1 < problem_.M ? weights(m + 1, first) : nullptr;
-        project(operands_, m, shared_.rows, block, weights(m, first), shared_.bias[m] + first * nr, panels, next,
-                local.u[m]);
+        const void* next = m + 1 < problem_.M ? weights(m + 1, first) : nullptr;
+        project(operands_, m, shared_.rows, block, j0_ + first * nr, std::min(width_ - first * nr, panels * nr),
+                weights(m, first), next, shared_.bias[m] + first * nr, local.u[m]);
       }
     }
     for (int m = 0; m < problem_.M; ++m) {

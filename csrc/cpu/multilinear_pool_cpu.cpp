@@ -83,22 +83,38 @@ const float* Operands::row_weights(const Rows& rows, int64_t row) const {
   return problem.mask == MaskKind::kFloat ? static_cast<const float*>(mask) + rows.position[row] : nullptr;
 }
 
-void pack_weights(const Operands& args, int64_t j0, int64_t width, void* const* out, int num_threads) {
-  constexpr int64_t kSteps = 32;
+namespace {
+
+constexpr int64_t kWeightSteps = 32;  // of k, packed for all columns before the next: few streams are read at once
+
+// Packs steps k .. k + K, at most kWeightSteps, of columns j0 .. j0 + width of W_m. `out`: their place in the first
+// panel, `panel_steps`: steps of a panel.
+void pack_steps(const Operands& args, int m, int64_t k, int64_t K, int64_t j0, int64_t width, int64_t panel_steps,
+                void* out) {
   const int64_t nr = args.kernels.nr, bytes = static_cast<int64_t>(size_of(args.problem.dtype));
+  const WeightView& w = args.weights[m];
+  for (int64_t j = 0; j < width; j += nr) {
+    const char* from = static_cast<const char*>(w.data) + (k * w.stride_c + (j0 + j) * w.stride_d) * bytes;
+    const char* ahead = from + kWeightSteps * w.stride_c * bytes;  // may lie behind the end: it is only fetched
+    for (int64_t i = 0; i < K && w.stride_d == 1; ++i, ahead += w.stride_c * bytes) {
+      for (int64_t line = 0; line < nr * bytes; line += 64) __builtin_prefetch(ahead + line, 0, 2);
+    }
+    args.kernels.pack_panel[args.dtype()](from, w.stride_c, w.stride_d, K, static_cast<int>(std::min(nr, width - j)),
+                                          args.packed(out, j * panel_steps));
+  }
+}
+
+}  // namespace
+
+void pack_weights(const Operands& args, int64_t j0, int64_t width, void* const* out, int num_threads) {
   int64_t begin[kMaxFactors + 1] = {};
-  for (int m = 0; m < args.problem.M; ++m) begin[m + 1] = begin[m] + ceil_div(args.problem.C[m], kSteps);
+  for (int m = 0; m < args.problem.M; ++m) begin[m + 1] = begin[m] + ceil_div(args.problem.C[m], kWeightSteps);
   parallel_for(begin[args.problem.M], num_threads, [&](int64_t task, int) {
     int m = 0;
     while (task >= begin[m + 1]) ++m;
-    const int64_t k = (task - begin[m]) * kSteps, C = args.problem.C[m];
-    const WeightView& w = args.weights[m];
-    for (int64_t j = 0; j < width; j += nr) {
-      const char* from = static_cast<const char*>(w.data) + (k * w.stride_c + (j0 + j) * w.stride_d) * bytes;
-      args.kernels.pack_panel[args.dtype()](from, w.stride_c, w.stride_d, std::min(kSteps, C - k),
-                                            static_cast<int>(std::min(nr, width - j)),
-                                            args.packed(out[m], j * args.padded(C) + k * nr));
-    }
+    const int64_t k = (task - begin[m]) * kWeightSteps, C = args.problem.C[m];
+    pack_steps(args, m, k, std::min(kWeightSteps, C - k), j0, width, args.padded(C),
+               args.packed(out[m], k * args.kernels.nr));
   });
 }
 
@@ -149,31 +165,37 @@ void stage(const Operands& args, const Rows& rows, Block* block) {
   }
 }
 
-void project(const Operands& args, int m, const Rows& rows, Block* block, void* w, const float* bias, int64_t panels,
-             void* next, float* u) {
+void project(const Operands& args, int m, const Rows& rows, Block* block, int64_t j0, int64_t width, void* w,
+             const void* next, const float* bias, float* u) {
   const Kernels& kernels = args.kernels;
   const int64_t C = args.problem.C[m], tile = args.tile_floats(), tiles = block->tiles(), nr = kernels.nr;
+  const int64_t panels = ceil_div(width, nr);
   const int64_t stride = kernels.mr * (block->staged ? staged_steps(C, kernels) : kernels.block_k);
-  const int64_t panel_stride = args.padded(C) * nr;
+  const int64_t panel_stride = (w == nullptr ? kernels.block_k : args.padded(C)) * nr;
   int64_t k0 = 0;
   do {
     const int64_t K = std::min(kernels.block_k, C - k0);
     if (!block->staged) pack_features(args, m, rows, k0, K, stride, block);
     const int64_t ahead_bytes = ceil_div(K, nr) * kAheadBytes;
     const int64_t panel_bytes = args.padded(K) * nr * kernels.operand_bytes;
+    for (int64_t k = 0; w == nullptr && k < K; k += kWeightSteps) {
+      pack_steps(args, m, k0 + k, std::min(kWeightSteps, K - k), j0, width, kernels.block_k,
+                 args.packed(block->w, k * nr));
+    }
+    void* b = w == nullptr ? block->w : args.packed(w, k0 * nr);  // this block of k in the first panel
     for (int64_t panel = 0; panel < panels; ++panel) {
       const char* ahead = static_cast<const char*>(next);
       if (panel + 1 < panels) {
-        ahead = args.packed(w, (panel + 1) * panel_stride + k0 * nr);
+        ahead = args.packed(b, (panel + 1) * panel_stride);
       } else if (k0 + K < C) {
-        ahead = args.packed(w, (k0 + K) * nr);
+        ahead = w == nullptr ? nullptr : args.packed(b, K * nr);
       }
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t t = block->t0 + i, n = rows.tile_begin[t + 1] - rows.tile_begin[t];
         const GemmFn gemm = K > 0 && block->cols[m][i] ? kernels.gemm_cols[n - 1] : kernels.gemm_rows[n - 1];
         const bool fetch = ahead != nullptr && i * ahead_bytes < panel_bytes;
         gemm(K, args.packed(block->a[m], i * stride + (block->staged ? k0 * kernels.mr : 0)), tile,
-             args.packed(w, panel * panel_stride + k0 * nr), k0 == 0 ? bias + panel * nr : nullptr,
+             args.packed(b, panel * panel_stride), k0 == 0 ? bias + panel * nr : nullptr,
              u + (panel * tiles + i) * tile, fetch ? ahead + i * ahead_bytes : nullptr);
       }
     }
@@ -204,15 +226,23 @@ void zero_excluded(const MultilinearPoolProblem& problem, const void* mask, cons
 
 namespace {
 
-// Floats of one factor's projections, a block of rows by one unit of columns.
-int64_t unit_floats(const MultilinearPoolCpuPlan& plan) { return plan.unit_d * plan.block_rows; }
-
+// What a Worker has of a Block, and projections of it by a unit.
+template <typename Worker>
 void take_block(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
-                const Kernels& kernels, bool staged, void** a) {
+                const Kernels& kernels, Worker* worker) {
+  const int64_t bytes = kernels.operand_bytes;
   for (int m = 0; m < problem.M; ++m) {
-    const int64_t steps = staged ? staged_steps(problem.C[m], kernels) : kernels.block_k;
-    a[m] = staged || m == 0 ? arena.take<char>(plan.block_rows * steps * kernels.operand_bytes) : a[0];
+    const int64_t steps = plan.staged ? staged_steps(problem.C[m], kernels) : kernels.block_k;
+    worker->a[m] = plan.staged || m == 0 ? arena.take<char>(plan.block_rows * steps * bytes) : worker->a[0];
   }
+  worker->w = plan.packs_units ? arena.take<char>(plan.unit_d * kernels.block_k * bytes) : nullptr;
+  for (int m = 0; m < problem.M; ++m) worker->u[m] = arena.take<float>(plan.unit_d * plan.block_rows);
+}
+
+// Packed weights of one factor and `columns`, null where tasks pack them.
+void* take_weights(Arena& arena, const MultilinearPoolCpuPlan& plan, const Kernels& kernels, int64_t C,
+                   int64_t columns) {
+  return plan.packs_units ? nullptr : arena.take<char>(columns * padded(C, kernels) * kernels.operand_bytes);
 }
 
 }  // namespace
@@ -221,15 +251,14 @@ void FwdShared::take(Arena& arena, const MultilinearPoolProblem& problem, const 
                      const Kernels& kernels) {
   rows.take(arena, problem, problem.B, kernels);
   for (int m = 0; m < problem.M; ++m) {
-    w[m] = arena.take<char>(plan.fwd_chunk_d * padded(problem.C[m], kernels) * kernels.operand_bytes);
+    w[m] = take_weights(arena, plan, kernels, problem.C[m], plan.fwd_chunk_d);
     bias[m] = arena.take<float>(plan.fwd_chunk_d);
   }
 }
 
 void FwdWorker::take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
                      const Kernels& kernels) {
-  take_block(arena, problem, plan, kernels, plan.staged, a);
-  for (int m = 0; m < problem.M; ++m) u[m] = arena.take<float>(unit_floats(plan));
+  take_block(arena, problem, plan, kernels, this);
 }
 
 void BwdShared::take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
@@ -246,7 +275,7 @@ void BwdShared::take(Arena& arena, const MultilinearPoolProblem& problem, const 
     const int64_t C = problem.C[m], c_panels = ceil_div(C, nr);
     const bool prepacked = kernels.pack_grad != nullptr;
     x[m] = prepacked ? arena.take<char>(ceil_div(C, kernels.mr) * kernels.mr * k_capacity * bytes) : nullptr;
-    w[m] = arena.take<char>(plan.chunk_d * padded(C, kernels) * bytes);
+    w[m] = take_weights(arena, plan, kernels, C, plan.chunk_d);
     w_transposed[m] = arena.take<char>(plan.chunk_d * c_panels * nr * bytes);
     bias[m] = arena.take<float>(plan.chunk_d);
     g[m] = arena.take<char>(plan.chunk_d * row_capacity * bytes);
@@ -259,8 +288,7 @@ void BwdShared::take(Arena& arena, const MultilinearPoolProblem& problem, const 
 void BwdWorker::take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
                      const Kernels& kernels) {
   const int64_t bytes = kernels.operand_bytes;
-  take_block(arena, problem, plan, kernels, plan.staged, a);
-  for (int m = 0; m < problem.M; ++m) u[m] = arena.take<float>(unit_floats(plan));
+  take_block(arena, problem, plan, kernels, this);
   const bool prepacked = kernels.pack_grad != nullptr;
   channels = prepacked ? nullptr : arena.take<char>(plan.product_channels * kernels.block_k * bytes);
   panels = prepacked ? arena.take<char>(kernels.block_k * plan.product_d * bytes) : nullptr;

@@ -81,10 +81,12 @@ void pack_bias(const Operands& args, int m, int64_t j0, int64_t width, int64_t n
 
 // Tiles t0 .. t1 and their features as A operands. Staged: all of them are packed once, tile after tile, for any number
 // of projections. Else `a` is scratch of mr * block_k elements a tile, and every projection packs what it multiplies.
+// `w` is scratch of nr * block_k elements a panel of a unit where plan.packs_units.
 struct Block {
   int64_t t0 = 0, t1 = 0;
   bool staged = false;
   void* a[kMaxFactors] = {};
+  void* w = nullptr;
   bool cols[kMaxFactors][kMaxBlockTiles];  // whether a packed tile has the cols layout
 
   int64_t tiles() const { return t1 - t0; }
@@ -92,10 +94,10 @@ struct Block {
 
 void stage(const Operands& args, const Rows& rows, Block* block);
 
-// u[panel][tiles][mr][nr] = act(X_m W_m + b_m) on a block. w: packed panels [panels][C_m padded][nr], `bias`: their
-// biases, `next`: what is read after w, or null.
-void project(const Operands& args, int m, const Rows& rows, Block* block, void* w, const float* bias, int64_t panels,
-             void* next, float* u);
+// u[panel][tiles][mr][nr] = act(X_m W_m + b_m) on a block and columns j0 .. j0 + width. w: their packed panels
+// [panels][C_m padded][nr], or null: they are packed here. `bias`: their biases, `next`: what is read after w, or null.
+void project(const Operands& args, int m, const Rows& rows, Block* block, int64_t j0, int64_t width, void* w,
+             const void* next, const float* bias, float* u);
 
 // Sets up the thread for products of matrices.
 class ProductScope {
@@ -125,7 +127,7 @@ void prefer_huge_pages(void* scratch, int64_t bytes);
 
 struct FwdShared {
   Rows rows;
-  void* w[kMaxFactors];      // [chunk panels][C_m padded][nr]
+  void* w[kMaxFactors];      // [chunk panels][C_m padded][nr], null where tasks pack them
   float* bias[kMaxFactors];  // [fwd_chunk_d]
   void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
             const Kernels& kernels);
@@ -133,6 +135,7 @@ struct FwdShared {
 
 struct FwdWorker {
   void* a[kMaxFactors];   // of a Block
+  void* w;                // of a Block
   float* u[kMaxFactors];  // [unit panels][tiles][mr][nr]
   void take(Arena& arena, const MultilinearPoolProblem& problem, const MultilinearPoolCpuPlan& plan,
             const Kernels& kernels);
@@ -143,7 +146,7 @@ struct BwdShared {
   int64_t row_capacity;             // rows of one panel of g and d_x
   int64_t k_capacity;               // steps of one tile of x
   void* x[kMaxFactors];             // [tiles of C_m][k_capacity / nr][mr][nr]: X' as A operand; null: tasks pack it
-  void* w[kMaxFactors];             // [chunk panels][C_m padded][nr]
+  void* w[kMaxFactors];             // [chunk panels][C_m padded][nr], null where tasks pack them
   void* w_transposed[kMaxFactors];  // [panels of C_m][chunk_d][nr]
   float* bias[kMaxFactors];         // [chunk_d]
   void* g[kMaxFactors];             // [chunk panels][row_capacity][nr]
@@ -156,6 +159,7 @@ struct BwdShared {
 
 struct BwdWorker {
   void* a[kMaxFactors];   // of a Block
+  void* w;                // of a Block
   float* u[kMaxFactors];  // [unit panels][tiles][mr][nr]
   void* channels;         // [product_channels / mr][block_k / nr][mr][nr]; null where BwdShared has x
   void* panels;           // [product_d / nr][block_k][nr]: G as B operand; null where its panels are that

@@ -37,7 +37,7 @@ class Forward {
     shared_.rows.fill(problem_, args_.mask, 0, problem_.B, kernels_);
     for (j0_ = 0; j0_ < problem_.D; j0_ += plan_.fwd_chunk_d) {
       width_ = std::min(plan_.fwd_chunk_d, problem_.D - j0_);
-      pack_weights(operands_, j0_, width_, shared_.w, num_threads_);
+      if (!plan_.packs_units) pack_weights(operands_, j0_, width_, shared_.w, num_threads_);
       for (int m = 0; m < problem_.M; ++m) {
         pack_bias(operands_, m, j0_, width_, panels() * kernels_.nr, shared_.bias[m]);
       }
@@ -51,6 +51,7 @@ class Forward {
     return static_cast<int>(std::min<int64_t>(kernels_.nr, width_ - panel * kernels_.nr));
   }
   void* weights(int m, int64_t panel) const {
+    if (shared_.w[m] == nullptr) return nullptr;
     return operands_.packed(shared_.w[m], panel * operands_.padded(problem_.C[m]) * kernels_.nr);
   }
 
@@ -92,15 +93,16 @@ class Forward {
     block.t1 = t1;
     block.staged = plan_.staged;
     std::copy_n(scratch.a, problem_.M, block.a);
+    block.w = scratch.w;
     if (block.staged) stage(operands_, shared_.rows, &block);
     const int64_t nr = kernels_.nr, unit_panels = plan_.unit_d / nr;
     for (int64_t first = unit_begin * unit_panels; first < std::min(panels(), unit_end * unit_panels);
          first += unit_panels) {
       const int64_t last = std::min(panels(), first + unit_panels);
       for (int m = 0; m < problem_.M; ++m) {
-        void* next = m + 1 < problem_.M ? weights(m + 1, first) : last < panels() ? weights(0, last) : nullptr;
-        project(operands_, m, shared_.rows, &block, weights(m, first), shared_.bias[m] + first * nr, last - first, next,
-                scratch.u[m]);
+        const void* next = m + 1 < problem_.M ? weights(m + 1, first) : last < panels() ? weights(0, last) : nullptr;
+        project(operands_, m, shared_.rows, &block, j0_ + first * nr, std::min(width_, last * nr) - first * nr,
+                weights(m, first), next, shared_.bias[m] + first * nr, scratch.u[m]);
       }
       if (args_.saves()) save(block, first, last, scratch.u);
       for (int64_t panel = first; panel < last; ++panel) {

@@ -17,6 +17,9 @@ namespace {
 // channels: the projections of a block by a unit stay in L2, longer blocks stream the weights less often, wider units
 // the features. Wide units too where projections are saved, for memory takes and gives long pieces of their rows
 // faster. The order of sums is the same.
+//
+// Where one block has all positions, each panel of weights is used by one task, which packs it itself: that stays in
+// L2, where weights packed in advance were written to memory and read again.
 constexpr double kCacheShare = 0.73;  // of L2 for a block
 constexpr int64_t kStagedUnit = 32;
 constexpr int64_t kBlockRows = 224, kUnitColumns = 512;  // float32
@@ -52,17 +55,22 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, bool sav
   };
   const bool amx = kernels.enter != nullptr;
   const int64_t least = amx ? kAmxLeastStagedRows : kBlockRows;
-  plan->staged = !saves && fitting_rows(channels, kStagedUnit) >= least;
-  const int64_t unit = plan->staged ? kStagedUnit : amx ? kAmxUnitColumns : kUnitColumns;
-  plan->block_rows = kBlockRows / kernels.mr * kernels.mr;
-  if (amx) plan->block_rows = std::min(kAmxMostRows, fitting_rows(plan->staged ? channels : kernels.block_k, unit));
-  plan->block_rows = std::min(plan->block_rows, kMaxBlockTiles * int64_t{kernels.mr});
+  const int64_t wide = amx ? kAmxUnitColumns : kUnitColumns;
+  const auto block_rows = [&](int64_t k, int64_t columns) {
+    const int64_t rows = amx ? std::min(kAmxMostRows, fitting_rows(k, columns)) : kBlockRows / kernels.mr * kernels.mr;
+    return std::min(rows, kMaxBlockTiles * int64_t{kernels.mr});
+  };
+  plan->packs_units = problem.B * problem.L <= block_rows(kernels.block_k, wide);
+  plan->staged = !plan->packs_units && !saves && fitting_rows(channels, kStagedUnit) >= least;
+  const int64_t unit = plan->staged ? kStagedUnit : wide;
+  plan->block_rows = block_rows(plan->staged ? channels : kernels.block_k, unit);
   // Narrow problems are cut finer, so that every thread has columns.
   plan->unit_d = std::clamp(ceil_div(ceil_div(problem.D, num_threads), nr) * nr, nr, unit);
 
   const int64_t column_bytes = std::max(int64_t{1}, channels) * kernels.operand_bytes;
   const int64_t units = std::max(int64_t{1}, ceil_div(problem.D, plan->unit_d));
-  const int64_t most = std::min(units, std::max<int64_t>(num_threads, kWeightBytes / column_bytes / plan->unit_d));
+  const int64_t fitting = std::max<int64_t>(num_threads, kWeightBytes / column_bytes / plan->unit_d);
+  const int64_t most = plan->packs_units ? units : std::min(units, fitting);
   plan->fwd_chunk_d = std::max<int64_t>(std::min<int64_t>(num_threads, units), ceil_div(units, ceil_div(units, most)));
   plan->fwd_chunk_d *= plan->unit_d;
 

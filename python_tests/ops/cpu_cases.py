@@ -47,6 +47,8 @@ EDGES = tuple(
         *((17, channels, 31) for channels in (1, 31, 32, 511, 512, 513)),
         *((33, 64, width) for width in (1, 15, 16, 17, 32, 64, 65, 1025)),
         (450, 20, 40),
+        *((220, channels, 33) for channels in (1, 33, 513)),
+        *((220, 33, width) for width in (31, 65)),
     )
 )
 

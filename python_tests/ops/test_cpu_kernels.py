@@ -92,11 +92,24 @@ def test_backward_in_several_passes(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_several_chunks(dtype):
     """More channels than L2 holds, and more weights than are packed at a time."""
-    shape = (1, 17, (7900, 9), 1600, ((0, 1), (0,)))
+    shape = (26, 17, (5300, 9), 1600, ((0, 1), (0,)))
     plan = plan_of(*shape[:4], dtype, interactions=shape[4])
-    assert plan["fwd_chunk_d"] < 1600 and plan["chunk_d"] < 1600 and not plan["staged"]
+    assert plan["fwd_chunk_d"] < 1600 and plan["chunk_d"] < 1600 and not plan["staged"] and not plan["packs_units"]
     for layout in ("NCHW", "NLC"):
         check(make_case(shape, dtype, layout), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_weights_of_a_single_block(dtype):
+    """Few rows: tasks pack the weights of their units, several blocks of k and units, in any strides."""
+    shape = (1, 17, (1300, 9), 1600, ((0, 1), (0,)))
+    plan = plan_of(*shape[:4], dtype, interactions=shape[4])
+    assert plan["packs_units"] and plan["unit_d"] < 1600 <= plan["fwd_chunk_d"]
+    for layout in ("NCHW", "NLC"):
+        case = make_case(shape, dtype, layout)
+        check(case, dtype)
+        features, weights, *rest = case
+        check((features, [w.t().contiguous().t() for w in weights], *rest), dtype)
 
 
 PRINT_ISA = """

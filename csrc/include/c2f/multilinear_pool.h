@@ -111,6 +111,7 @@ struct MultilinearPoolCpuPlan {
   int64_t block_rows = 0;         // positions projected at a time
   int64_t unit_d = 0;             // outputs projected at a time: block_rows x unit_d projections stay in L2
   bool staged = false;            // all channels of block_rows positions are packed once and stay in L2
+  bool packs_units = false;       // one block has all positions: who projects a unit packs its weights, into L2
   int64_t fwd_chunk_d = 0;        // outputs whose packed weights are in memory at a time
   int64_t chunk_d = 0;            // outputs of one step of the backward
   int64_t chunk_b = 0;            // samples of one pass of the backward
