@@ -34,12 +34,13 @@ _RECYCLED_BYTES, _RECYCLED_CHANNELS = 2**24, 64
 # Largest cost of the Gram path, in parts of the direct one, at which it is taken; on a CPU by planes on AMX, and by
 # those on vectors, 0 for float32: the direct kernels there reach more of the machine than Gram's products in torch do.
 # An element of the products of weights and Gram matrices, written and read again by torch, costs as much as so many
-# multiply-adds, and so does a pair in calls. Over 631 random problems on one thread of a Zen 4 this loses 1.5 % against
-# the better path of each; by multiply-adds alone it was 4 (bfloat16) to 14 %.
+# multiply-adds, and so does a pair of a sample in calls; of calls a batch has as many, but its size shall not decide
+# how a sample is computed. Over 631 random problems on one thread of a Zen 4 this loses 2 % against the better path of
+# each; by multiply-adds alone it was 4 (bfloat16) to 14 %.
 _GRAM_MARGIN = 0.9
 _GRAM_MARGIN_AMX = {0: 0.65, 1: 0.2, 2: 0.4}
 _GRAM_MARGIN_VECTORS = {0: 0.65, 1: 0.3}
-_GRAM_ELEMENT, _GRAM_PAIR = 30, 5e6
+_GRAM_ELEMENT, _GRAM_PAIR = 30, 2e6
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def gram_cost_ratio(problem: Problem) -> float:
     pairs = [(problem.channels[x], problem.channels[y]) for x, y in problem.interactions]
     gram: float = sum(length * cx * cy + cx * cy * width for cx, cy in pairs)
     if problem.device.type == "cpu":
-        gram += sum(_GRAM_ELEMENT * (cx + cy) * width + _GRAM_PAIR / max(1, problem.batch) for cx, cy in pairs)
+        gram += sum(_GRAM_ELEMENT * (cx + cy) * width + _GRAM_PAIR for cx, cy in pairs)
     return gram / direct if direct else float("inf")
 
 

@@ -117,9 +117,9 @@ def test_gram_is_taken_by_its_inequality(planes):
     assert ratio(_problem(**cuda, channels=(768,) * 3, positions=1024)) == pytest.approx(0.84, abs=0.01)
     small = dict(batch=2, positions=36, width=1024, interactions=((0, 1),), channels=(16, 256))
     assert ratio(_problem(**cuda, **small)) == pytest.approx(0.43, abs=0.01)
-    more = 30 * 272 * 1024 + 5e6 / 2
+    more = 30 * 272 * 1024 + 2e6
     assert ratio(_problem(**small)) == pytest.approx(0.43 + more / (36 * 1024 * 272), abs=0.01)
-    assert ratio(_problem(batch=0)) > ratio(_problem(batch=8)) > ratio(_problem(**cuda))
+    assert ratio(_problem(batch=0)) == ratio(_problem(batch=8)) > ratio(_problem(**cuda))
     assert choice.choose_algo(_problem(channels=(256,) * 3), "auto")[0] == "gram"
     assert choice.choose_algo(_problem(channels=(512,) * 3), "auto")[0] == "direct"
     assert choice.choose_algo(_problem(**cuda), "auto")[0] == "gram"
