@@ -60,7 +60,10 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, bool sav
     const int64_t rows = amx ? std::min(kAmxMostRows, fitting_rows(k, columns)) : kBlockRows / kernels.mr * kernels.mr;
     return std::min(rows, kMaxBlockTiles * int64_t{kernels.mr});
   };
-  plan->packs_units = problem.B * problem.L <= block_rows(kernels.block_k, wide);
+  // Tiles of all samples: several samples share one where they fit.
+  const int64_t shared = std::max<int64_t>(1, kernels.mr / std::max<int64_t>(1, problem.L));
+  const int64_t tiles = ceil_div(problem.B, shared) * ceil_div(problem.L, int64_t{kernels.mr});
+  plan->packs_units = tiles <= block_rows(kernels.block_k, wide) / kernels.mr;
   plan->staged = !plan->packs_units && !saves && fitting_rows(channels, kStagedUnit) >= least;
   const int64_t unit = plan->staged ? kStagedUnit : wide;
   plan->block_rows = block_rows(plan->staged ? channels : kernels.block_k, unit);
