@@ -19,7 +19,8 @@ namespace {
 // faster. The order of sums is the same.
 //
 // Where one block has all positions, each panel of weights is used by one task, which packs it itself: that stays in
-// L2, where weights packed in advance were written to memory and read again.
+// L2, where weights packed in advance were written to memory and read again. Features are packed anew for each unit, so
+// this is for fewer rows than half the columns of one.
 constexpr double kCacheShare = 0.73;  // of L2 for a block
 constexpr int64_t kStagedUnit = 32;
 constexpr int64_t kBlockRows = 224, kUnitColumns = 512;  // float32
@@ -63,7 +64,7 @@ Status plan_multilinear_pool_cpu(const MultilinearPoolProblem& problem, bool sav
   // Tiles of all samples: several samples share one where they fit.
   const int64_t shared = std::max<int64_t>(1, kernels.mr / std::max<int64_t>(1, problem.L));
   const int64_t tiles = ceil_div(problem.B, shared) * ceil_div(problem.L, int64_t{kernels.mr});
-  plan->packs_units = tiles <= block_rows(kernels.block_k, wide) / kernels.mr;
+  plan->packs_units = tiles <= std::min(block_rows(kernels.block_k, wide), wide / 2) / kernels.mr;
   plan->staged = !plan->packs_units && !saves && fitting_rows(channels, kStagedUnit) >= least;
   const int64_t unit = plan->staged ? kStagedUnit : wide;
   plan->block_rows = block_rows(plan->staged ? channels : kernels.block_k, unit);
