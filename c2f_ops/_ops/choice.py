@@ -27,7 +27,7 @@ SAVE_BUDGET_BYTES = 2**31
 # for vectors: measured on cases of bench/cases.py; in float32 both take as long at c = 256, and at 512 saving wins by
 # an eighth; bfloat16 on AVX512_BF16 takes as long at c = 230. On vectors another bound holds where a projection has up
 # to _RECYCLED_BYTES, which malloc hands out again without mapping them anew: over 286 random problems on one thread of
-# a Zen 4 it loses 0.4 % against the better choice of each, the general one 3 %.
+# a Zen 4 it loses 0.4 % against the better choice of each, the general one 3 % (bench/pool_choices.py).
 _RIDGE = {2: 184.0, 4: 12.0, 8: 12.0}
 _RIDGE_CPU = {0: 96.0, 1: 800.0, 2: 200.0}
 _RECYCLED_BYTES, _RECYCLED_CHANNELS = 2**24, 64
@@ -36,7 +36,7 @@ _RECYCLED_BYTES, _RECYCLED_CHANNELS = 2**24, 64
 # An element of the products of weights and Gram matrices, written and read again by torch, costs as much as so many
 # multiply-adds, and so does a pair of a sample in calls; of calls a batch has as many, but its size shall not decide
 # how a sample is computed. Over 631 random problems on one thread of a Zen 4 this loses 2 % against the better path of
-# each; by multiply-adds alone it was 4 (bfloat16) to 14 %.
+# each; by multiply-adds alone it was 4 (bfloat16) to 14 % (bench/pool_choices.py).
 _GRAM_MARGIN = 0.9
 _GRAM_MARGIN_AMX = {0: 0.65, 1: 0.2, 2: 0.4}
 _GRAM_MARGIN_VECTORS = {0: 0.65, 1: 0.3}
